@@ -272,7 +272,13 @@ pub enum Error {
     /// A call of a node, or of another coordinator, has failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// What another server has answered, or what a crate below says.
+    /// An identity or its authority has failed or refused.
+    #[error(transparent)]
+    Identity(#[from] mvm_identity::Error),
+    /// The directory, the listener or the signer has failed or refused.
+    #[error(transparent)]
+    Server(#[from] mvm_server::Error),
+    /// What another server has answered, or what the reader of a request says.
     #[error(transparent)]
     Problem(Box<Problem>),
 }
@@ -362,6 +368,8 @@ impl Error {
             Error::Store(cause) => cause.code(),
             Error::Fault(fault) => fault.code,
             Error::Client(cause) => return cause.any_code(),
+            Error::Identity(cause) => return cause.code(),
+            Error::Server(cause) => return cause.code(),
             Error::Problem(problem) => return problem.code.clone(),
         };
         code.into()
@@ -409,6 +417,8 @@ impl Error {
                 "issue one: mvm ca issue --role coordinator --name NAME --out DIR"
             }
             Error::Wildcard => "say where they do: --advertise HOST:PORT",
+            Error::Identity(cause) => return cause.hint(),
+            Error::Server(cause) => return cause.hint(),
             Error::Fault(fault) => &fault.hint,
             Error::Problem(problem) => &problem.hint,
             _ => "",

@@ -1,11 +1,11 @@
 //! The certificate authority: its key, and the certificates and lists that it signs.
 
-use crate::Result;
 use crate::certificate::{self, validity_of};
+use crate::error::Cause;
 use crate::files::{io, make_dir, read_if_there, write_atomically};
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_api::identity::{Facts, Identity, SERVER_NAME, Serial};
-use mvm_model::{Code, Millis, hex};
+use mvm_model::{Millis, hex};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams,
     CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -67,15 +67,12 @@ impl Authority {
     pub fn create(dir: &Path, now: Millis) -> Result<Authority> {
         let (certificate, key) = files(dir);
         if certificate.exists() {
-            let detail = format!("there is an authority in {} already", dir.display());
-            return Err(Problem::new(Code::Exists, detail).hint(
-                "name another --dir; nothing that this one signed would be accepted by a new one",
-            ));
+            return Err(Error::AuthorityExists(dir.to_owned()));
         }
         make_dir(dir, 0o700)?;
         let pair = new_key()?;
         let params = params_of_authority(now)?;
-        let made = params.self_signed(&pair).map_err(signing)?;
+        let made = params.self_signed(&pair).map_err(Error::Signing)?;
         // The certificate marks a whole authority, so it is written last.
         write_atomically(&key, pair.serialize_pem().as_bytes(), 0o600)?;
         write_atomically(&certificate, made.pem().as_bytes(), 0o600)?;
@@ -85,22 +82,15 @@ impl Authority {
     /// Opens the authority in the directory `dir`.
     pub fn open(dir: &Path) -> Result<Authority> {
         let (certificate, key) = files(dir);
-        let absent = || {
-            let detail = format!("there is no authority in {}", dir.display());
-            Problem::new(Code::CaMissing, detail)
-                .hint("make one with `mvm ca init`, or name its directory with --dir")
-        };
+        let absent = || Error::AuthorityMissing(dir.to_owned());
         let pem = read_if_there(&certificate)?.ok_or_else(absent)?;
         let key = read_if_there(&key)?.ok_or_else(absent)?;
-        let damaged = |cause: &dyn std::fmt::Display| {
-            let detail = format!("the authority in {} cannot be read: {cause}", dir.display());
-            Problem::new(Code::IdentityDamaged, detail).hint("restore its files from a backup")
-        };
-        let pem = String::from_utf8(pem).map_err(|e| damaged(&e))?;
-        let key = String::from_utf8(key).map_err(|e| damaged(&e))?;
-        let key = KeyPair::from_pem(&key).map_err(|e| damaged(&e))?;
-        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| damaged(&e))?;
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged(&e))?;
+        let damaged = |cause: Cause| Error::AuthorityDamaged { path: dir.to_owned(), cause };
+        let pem = String::from_utf8(pem).map_err(|e| damaged(e.into()))?;
+        let key = String::from_utf8(key).map_err(|e| damaged(e.into()))?;
+        let key = KeyPair::from_pem(&key).map_err(|e| damaged(e.into()))?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| damaged(e.into()))?;
+        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged(e.into()))?;
         Ok(Authority { issuer, pem, not_after: validity_of(&der)?.not_after })
     }
 
@@ -124,8 +114,7 @@ impl Authority {
     ) -> Result<Issued> {
         // X.509 counts in seconds. A lifetime of less than three leaves no time to renew.
         if lifetime < 3 * SECOND {
-            let detail = format!("a certificate cannot be good for {lifetime} ms only");
-            return Err(Problem::new(Code::InvalidValue, detail).hint("allowed are 3 s and more"));
+            return Err(Error::Lifetime(lifetime));
         }
         let not_after = now.saturating_add(lifetime).min(self.not_after) - SECOND;
         let not_before = now.saturating_sub(SKEW.min(lifetime / 10));
@@ -137,13 +126,13 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let text = |text: &str| text.try_into().map_err(signing);
+        let text = |text: &str| text.try_into().map_err(Error::Signing);
         params.subject_alt_names = vec![SanType::URI(text(&identity.to_string())?)];
         if identity.role().serves() {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
             params.subject_alt_names.push(SanType::DnsName(text(SERVER_NAME)?));
         }
-        let made = params.signed_by(key, &self.issuer).map_err(signing)?;
+        let made = params.signed_by(key, &self.issuer).map_err(Error::Signing)?;
         Ok(Issued { pem: made.pem(), facts: certificate::read(made.der())? })
     }
 
@@ -178,7 +167,7 @@ impl Authority {
             revoked_certs: revoked.iter().map(entry).collect::<Result<_>>()?,
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        params.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(signing)
+        params.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(Error::Signing)
     }
 }
 
@@ -209,14 +198,14 @@ fn named(name: &str) -> DistinguishedName {
 
 /// Makes a new key: ECDSA on P-256.
 pub fn new_key() -> Result<KeyPair> {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(signing)
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Signing)
 }
 
 /// Makes a signing request for the key, in PEM. The authority uses only the key in it.
 pub fn request(key: &KeyPair) -> Result<String> {
     let mut params = CertificateParams::default();
     params.distinguished_name = named("mvm");
-    params.serialize_request(key).and_then(|request| request.pem()).map_err(signing)
+    params.serialize_request(key).and_then(|request| request.pem()).map_err(Error::Signing)
 }
 
 /// Checks the signature of a signing request. Returns the digest of the request's public key in
@@ -226,9 +215,7 @@ pub fn request_key(request: &str) -> Result<String> {
 }
 
 fn parsed_request(request: &str) -> Result<CertificateSigningRequestParams> {
-    CertificateSigningRequestParams::from_pem(request).map_err(|cause| {
-        Problem::new(Code::InvalidDocument, format!("no signing request: {cause}"))
-    })
+    CertificateSigningRequestParams::from_pem(request).map_err(Error::SigningRequest)
 }
 
 /// Draws sixteen random bytes that make a positive number of that length.
@@ -242,10 +229,5 @@ fn new_serial() -> Result<SerialNumber> {
 
 fn time(at: Millis) -> Result<OffsetDateTime> {
     let seconds = i64::try_from(at / SECOND).unwrap_or(i64::MAX);
-    OffsetDateTime::from_unix_timestamp(seconds)
-        .map_err(|e| Problem::new(Code::InvalidValue, format!("a time that cannot be: {e}")))
-}
-
-fn signing(cause: rcgen::Error) -> Problem {
-    Problem::internal(format!("cannot sign: {cause}"))
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(Error::Time)
 }

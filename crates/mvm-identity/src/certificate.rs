@@ -1,12 +1,10 @@
 //! Parses certificates and revocation lists.
 
-use crate::Result;
-use mvm_api::Problem;
+use crate::error::{Cause, Error, Result};
 use mvm_api::identity::{Facts, Serial, Validity};
-use mvm_model::{Code, Millis};
+use mvm_model::Millis;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::collections::BTreeSet;
-use std::fmt;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
@@ -93,10 +91,10 @@ impl Revoked {
     }
 }
 
-fn unreadable(cause: impl fmt::Display) -> Problem {
-    Problem::new(Code::CertificateUnreadable, format!("cannot read the certificate: {cause}"))
+fn unreadable(cause: impl Into<Cause>) -> Error {
+    Error::Certificate(cause.into())
 }
 
-fn invalid_list(cause: impl fmt::Display) -> Problem {
-    Problem::new(Code::CrlInvalid, format!("cannot take the revocation list: {cause}"))
+fn invalid_list(cause: impl Into<Cause>) -> Error {
+    Error::RevocationList(cause.into())
 }

@@ -4,11 +4,11 @@
 //! and a crash cannot leave a key without its certificate.
 
 use crate::certificate::{self, Revoked};
+use crate::error::Cause;
 use crate::files::{io, make_dir, read_if_there, write_atomically};
-use crate::{Result, authority, rotate};
-use mvm_api::Problem;
+use crate::{Error, Result, authority, rotate};
 use mvm_api::identity::Facts;
-use mvm_model::{Code, Millis};
+use mvm_model::Millis;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -112,9 +112,8 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem).collect::<std::result::Result<_, _>>().map_err(damaged)
 }
 
-fn damaged(cause: impl std::fmt::Display) -> Problem {
-    Problem::new(Code::IdentityDamaged, format!("the identity cannot be read: {cause}"))
-        .hint("get a new one: `mvm node join` for a node, `mvm ca issue` for all others")
+fn damaged(cause: impl Into<Cause>) -> Error {
+    Error::Damaged(cause.into())
 }
 
 impl IdentityDir {
@@ -139,13 +138,7 @@ impl IdentityDir {
 
     /// Reads the identity.
     pub fn load(&self) -> Result<Credential> {
-        let missing = || {
-            let detail = format!("there is no identity in {}", self.path.display());
-            Problem::new(Code::IdentityMissing, detail).hint(
-                "a node gets one by `mvm node join`, all others by `mvm ca issue --out DIR`; \
-                 --identity DIR (or MVM_IDENTITY) says where it is",
-            )
-        };
+        let missing = || Error::Missing(self.path.clone());
         let identity = read_if_there(&self.file("identity.pem"))?.ok_or_else(missing)?;
         let roots = read_if_there(&self.file("ca.pem"))?.ok_or_else(missing)?;
         let list = read_if_there(&self.file("crl.pem"))?;
@@ -153,10 +146,8 @@ impl IdentityDir {
             Some(text) => serde_json::from_slice(&text).map_err(damaged)?,
             None => Signers::default(),
         };
-        Credential::read(&identity, &roots, list.as_deref(), signers).map_err(|mut problem| {
-            problem.detail = format!("{}: {}", self.path.display(), problem.detail);
-            problem
-        })
+        Credential::read(&identity, &roots, list.as_deref(), signers)
+            .map_err(|cause| Error::In { path: self.path.clone(), cause: Box::new(cause) })
     }
 
     /// Writes a whole identity. Certificate and key come last, since they mark it as whole.

@@ -3,9 +3,9 @@
 
 use crate::directory::{Credential, IdentityDir};
 use crate::tls::{Credentials, Expect, client};
-use crate::{JoinToken, Result, authority, now};
+use crate::{Error, JoinToken, Result, authority, now};
 use mvm_api::types::{Signed, SigningRequest};
-use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_api::{Client, ClientError, paths};
 use mvm_model::{Code, Name};
 use std::sync::Arc;
 
@@ -70,20 +70,8 @@ pub async fn first_of<T, F: Future<Output = Asked<T>>>(
             Err(ClientError::Problem(problem)) if problem.code == Code::NotASigner => {
                 told = told.or(Some(ClientError::Problem(problem)));
             }
-            other => return other.map_err(ClientError::into_problem),
+            other => return Ok(other?),
         }
     }
-    Err(told.map_or_else(
-        || {
-            Problem::new(Code::NoSigner, "the identity names no signer")
-                .hint("name one: --address with `mvm ca issue` or `mvm node invite`")
-        },
-        ClientError::into_problem,
-    ))
-}
-
-/// Makes the answer of a coordinator that does not have the authority's key (RFC 9110, 15.5.20).
-pub fn not_a_signer(name: &Name) -> Problem {
-    Problem::new(Code::NotASigner, format!("coordinator {name} does not sign"))
-        .hint("ask the one that was started with --ca, or name it in a list: HOST:PORT,HOST:PORT")
+    Err(told.map_or(Error::NoSigner, Error::Client))
 }

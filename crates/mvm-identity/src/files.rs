@@ -1,23 +1,18 @@
 //! Files that are written as a whole or not at all.
 
-use mvm_api::Problem;
-use mvm_model::Code;
+use crate::{Error, Result};
 use std::fs;
-use std::io::{Error, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes the problem of an I/O error. `doing` is the action and its object.
-pub fn io(doing: impl std::fmt::Display, cause: Error) -> Problem {
-    if cause.kind() == ErrorKind::StorageFull {
-        return Problem::new(Code::NoSpace, format!("cannot {doing}: no space left on the disk"))
-            .hint("free some space: mvm image gc, or destroy instances that are not needed");
-    }
-    Problem::new(Code::Io, format!("cannot {doing}: {cause}"))
+/// Makes the error of a call of the operating system. `doing` is the action and its object.
+pub fn io(doing: impl std::fmt::Display, cause: std::io::Error) -> Error {
+    Error::Io { doing: doing.to_string(), cause }
 }
 
 /// Makes a directory and its parents, with this mode where they are new.
-pub fn make_dir(path: &Path, mode: u32) -> Result<(), Problem> {
+pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
@@ -26,7 +21,7 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), Problem> {
 }
 
 /// Writes a whole file. A crash leaves the old contents or the new ones.
-pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Problem> {
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
@@ -40,7 +35,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Prob
 }
 
 /// Returns the file's bytes; `None` where the file does not exist.
-pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Problem> {
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),

@@ -2,9 +2,8 @@
 //! file beside its key. A signer reads the file besides its records, so that these certificates can
 //! be revoked, too.
 
-use crate::Result;
 use crate::files::{io, read_if_there};
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_api::identity::Facts;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -18,7 +17,7 @@ fn file(dir: &Path) -> PathBuf {
 /// Records a certificate that the authority in `dir` is about to hand out.
 pub fn append(dir: &Path, facts: &Facts) -> Result<()> {
     let path = file(dir);
-    let mut line = serde_json::to_vec(facts).map_err(|e| Problem::internal(e.to_string()))?;
+    let mut line = serde_json::to_vec(facts).map_err(Error::Json)?;
     line.push(b'\n');
     let write = || -> std::io::Result<()> {
         // A single write(2) with O_APPEND keeps the lines of concurrent processes apart.

@@ -15,6 +15,7 @@ pub mod authority;
 pub mod certificate;
 pub mod directory;
 pub mod enrolment;
+pub mod error;
 pub mod files;
 pub mod journal;
 pub mod revocations;
@@ -27,15 +28,12 @@ pub mod token;
 pub use authority::Authority;
 pub use certificate::Revoked;
 pub use directory::{Credential, IdentityDir};
+pub use error::{Error, Result};
 pub use seal::Seal;
 pub use tls::client;
 pub use token::JoinToken;
 
-use mvm_api::Problem;
 use mvm_model::Millis;
-
-/// The result of this crate's functions.
-pub type Result<T> = std::result::Result<T, Problem>;
 
 /// Returns the wall clock, which certificates use: milliseconds since the Unix epoch.
 pub fn now() -> Millis {

@@ -1,9 +1,8 @@
 //! Sealing of records in a shared store: only holders of the authority's key can read them.
 
-use crate::{Authority, Result};
+use crate::{Authority, Error, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
-use mvm_api::Problem;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 
@@ -22,7 +21,7 @@ impl Seal {
     pub fn close(&self, name: &str, text: &[u8]) -> Result<String> {
         // A random nonce suffices: one authority seals far too few texts for two nonces to collide.
         let mut nonce = [0; NONCE_LEN];
-        getrandom::fill(&mut nonce).map_err(|e| Problem::internal(e.to_string()))?;
+        getrandom::fill(&mut nonce).map_err(Error::Random)?;
         let mut sealed = text.to_vec();
         let by = Nonce::assume_unique_for_key(nonce);
         self.0.seal_in_place_append_tag(by, Aad::from(name), &mut sealed).map_err(failed)?;
@@ -31,7 +30,7 @@ impl Seal {
 
     /// Returns the text that was sealed under this name.
     pub fn open(&self, name: &str, sealed: &str) -> Result<Vec<u8>> {
-        let broken = || Problem::internal(format!("what is kept as {name} was sealed by another"));
+        let broken = || Error::SealedByAnother(name.to_owned());
         let mut bytes = BASE64.decode(sealed).map_err(|_| broken())?;
         let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN).ok_or_else(broken)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| broken())?;
@@ -40,8 +39,8 @@ impl Seal {
     }
 }
 
-fn failed(_: ring::error::Unspecified) -> Problem {
-    Problem::internal("an answer cannot be sealed")
+fn failed(_: ring::error::Unspecified) -> Error {
+    Error::Seal
 }
 
 #[cfg(test)]

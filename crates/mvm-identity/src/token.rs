@@ -3,13 +3,12 @@
 //! The token carries a short-lived certificate that is valid for joining only, and the authority to
 //! trust. So joining is mutual TLS like everything else.
 
-use crate::Result;
 use crate::directory::{Credential, Signers};
+use crate::error::{Cause, Error, Result};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use mvm_api::Problem;
 use mvm_api::identity::{Identity, Role};
-use mvm_model::{Code, Millis, Name};
+use mvm_model::{Millis, Name};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -48,7 +47,7 @@ impl JoinToken {
         let both = format!("{}\n{}", self.certificate, self.key);
         let signers = Signers { addresses: self.addresses.clone() };
         let credential = Credential::read(both.as_bytes(), self.ca.as_bytes(), None, signers)
-            .map_err(|problem| invalid(problem.detail))?;
+            .map_err(invalid)?;
         let Identity::Joiner(name) = &credential.facts.identity else {
             let role = credential.facts.identity.role();
             return Err(invalid(format!(
@@ -58,11 +57,7 @@ impl JoinToken {
         };
         let name = name.clone();
         if now >= credential.facts.validity.not_after {
-            return Err(Problem::new(
-                Code::TokenExpired,
-                format!("the token for {name} has run out"),
-            )
-            .hint(format!("ask for a new one: mvm node invite {name}")));
+            return Err(Error::TokenExpired(name));
         }
         Ok((credential, name))
     }
@@ -83,7 +78,7 @@ impl fmt::Debug for JoinToken {
 }
 
 impl FromStr for JoinToken {
-    type Err = Problem;
+    type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
@@ -105,15 +100,14 @@ impl FromStr for JoinToken {
     }
 }
 
-/// Makes the problem of an invalid token. The message never contains the token, which is a secret.
-fn invalid(cause: impl fmt::Display) -> Problem {
-    Problem::new(Code::TokenInvalid, format!("not a valid join token: {cause}"))
-        .hint("`mvm node invite` prints one: give it as it stands, whole")
+fn invalid(cause: impl Into<Cause>) -> Error {
+    Error::Token(cause.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_model::Code;
     use proptest::prelude::*;
 
     proptest! {
@@ -134,7 +128,7 @@ mod tests {
             let _ = text.parse::<JoinToken>();
             let _ = format!("{PREFIX}{text}").parse::<JoinToken>();
             let coded = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(json));
-            prop_assert_eq!(coded.parse::<JoinToken>().unwrap_err().code, Code::TokenInvalid);
+            prop_assert_eq!(coded.parse::<JoinToken>().unwrap_err().code(), Code::TokenInvalid);
         }
 
         /// A token that was truncated or has an extra character is refused.
@@ -143,7 +137,7 @@ mod tests {
             let token = JoinToken::new(vec!["a:1".into()], "b".into(), "c".into(), "d".into());
             let text = token.to_string();
             let cut = &text[..at.index(text.len())];
-            prop_assert_eq!(cut.parse::<JoinToken>().unwrap_err().code, Code::TokenInvalid);
+            prop_assert_eq!(cut.parse::<JoinToken>().unwrap_err().code(), Code::TokenInvalid);
             let longer = format!("{text}A");
             prop_assert!(longer.parse::<JoinToken>().is_err());
         }

@@ -1,7 +1,6 @@
 //! Errors of the crates below, as problem documents.
 
 use mvm_api::Problem;
-pub use mvm_identity::files::io;
 use mvm_model::Code;
 
 /// Turns an error of a lower crate into a problem document.
@@ -26,6 +25,11 @@ coded!(
     mvm_network::Error,
     mvm_store::Error
 );
+
+/// Makes the problem of a call of the operating system. `doing` is the action and its object.
+pub fn io(doing: impl std::fmt::Display, cause: std::io::Error) -> Problem {
+    mvm_identity::files::io(doing, cause).into()
+}
 
 /// Returns the problem that `what` does not exist.
 pub fn not_found(what: impl std::fmt::Display, hint: &str) -> Problem {

@@ -4,7 +4,6 @@ use crate::Result;
 use crate::problem::io;
 use mvm_api::Problem;
 use mvm_identity::IdentityDir;
-pub use mvm_identity::files::{make_dir, write_atomically};
 use mvm_model::{Code, InstanceId, Name, PoolRef};
 use mvm_server::private;
 use std::fs;
@@ -13,6 +12,16 @@ use std::path::{Path, PathBuf};
 /// The maximum length of the root's path, in bytes. A Unix socket's path has at most 107 bytes
 /// (unix(7)), and the longest one below the root is `/instances/i-xxxxxxxx/vm/incoming.sock`.
 const LONGEST_ROOT: usize = 64;
+
+/// Makes a directory and its parents, with this mode where they are new.
+pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    Ok(mvm_identity::files::make_dir(path, mode)?)
+}
+
+/// Writes a whole file. A crash leaves the old contents or the new ones.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    Ok(mvm_identity::files::write_atomically(path, bytes, mode)?)
+}
 
 /// The state directory of one agent.
 #[derive(Clone, Debug)]

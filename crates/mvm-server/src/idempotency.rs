@@ -3,9 +3,9 @@
 //! A response is kept for a day, by caller, route and key. A record that says "begun" is durable
 //! before anything is created. A refused request has created nothing, so it frees its key.
 
+use crate::Error;
 use crate::peer::Peer;
 use crate::router::Routes;
-use crate::stored;
 use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -95,7 +95,7 @@ impl Idempotency {
         let response = next.run(Request::from_parts(parts, HttpBody::from(body))).await;
         if response.status() != StatusCode::OK {
             let freed = Write::Delete { key: record, expect: Expect::Any };
-            self.store.commit(vec![freed]).await.map_err(stored)?;
+            self.store.commit(vec![freed]).await.map_err(Error::from)?;
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
@@ -106,7 +106,7 @@ impl Idempotency {
             None => String::from_utf8_lossy(&bytes).into_owned(),
         };
         let answer = Some(answer);
-        self.put(record, &Kept { answer, ..begun }, Expect::Any).await.map_err(stored)?;
+        self.put(record, &Kept { answer, ..begun }, Expect::Any).await.map_err(Error::from)?;
         Ok(Response::from_parts(parts, bytes.into()))
     }
 
@@ -116,13 +116,13 @@ impl Idempotency {
         match self.put(record.to_owned(), begun, Expect::Absent).await {
             Ok(()) => return Ok(None),
             Err(mvm_store::Error::Conflict { .. }) => {}
-            Err(error) => return Err(stored(error)),
+            Err(error) => return Err(Error::from(error).into()),
         }
         let in_use = || {
             Problem::new(Code::IdempotencyKeyInUse, "a request with this key is under way")
                 .hint("ask again when it has ended: its answer is given again")
         };
-        let Some(stands) = self.store.get(record).await.map_err(stored)? else {
+        let Some(stands) = self.store.get(record).await.map_err(Error::from)? else {
             return Err(in_use());
         };
         let known: Kept = serde_json::from_slice(&stands.value)
@@ -158,7 +158,7 @@ impl Idempotency {
 
     /// Removes records older than a day, and the oldest of too many.
     async fn forget(&self, now: Millis) -> Result<(), Problem> {
-        let listed = self.store.list(PREFIX).await.map_err(stored)?;
+        let listed = self.store.list(PREFIX).await.map_err(Error::from)?;
         let at = |value: &[u8]| serde_json::from_slice::<Kept>(value).map_or(0, |kept| kept.at);
         let mut known: Vec<(Millis, String)> =
             listed.into_iter().map(|record| (at(&record.value), record.key)).collect();
@@ -169,7 +169,7 @@ impl Idempotency {
         let deletes: Vec<Write> =
             gone.map(|(_, (_, key))| Write::Delete { key, expect: Expect::Any }).collect();
         if !deletes.is_empty() {
-            self.store.commit(deletes).await.map_err(stored)?;
+            self.store.commit(deletes).await.map_err(Error::from)?;
         }
         Ok(())
     }

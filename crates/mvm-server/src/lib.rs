@@ -12,6 +12,7 @@
 //! TLS itself (`mvm-identity`).
 
 mod drain;
+mod error;
 pub mod extract;
 mod guard;
 mod idempotency;
@@ -24,8 +25,8 @@ mod request;
 mod router;
 pub mod service;
 pub mod signer;
-mod stored;
 
+pub use error::{Error, Result};
 pub use guard::guard;
 pub use idempotency::{Idempotency, key_of};
 pub use listener::TlsListener;
@@ -33,4 +34,3 @@ pub use peer::{Caller, Peer};
 pub use request::{REQUEST_ID, RequestId};
 pub use router::Routes;
 pub use signer::Signer;
-pub use stored::stored;

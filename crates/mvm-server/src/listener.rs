@@ -1,13 +1,12 @@
 //! Accepts connections. Each handshake runs in a task of its own with a deadline, so a slow or
 //! broken client does not delay the others.
 
+use crate::Result;
 use crate::peer::Peer;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
-use mvm_api::Problem;
+use mvm_identity::certificate;
 use mvm_identity::tls::{Connection, Credentials, prepare};
-use mvm_identity::{Result, certificate};
-use mvm_model::Code;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
@@ -58,10 +57,7 @@ impl TlsListener {
         let gate = Arc::new(Gate::new());
         let (mut tasks, mut bound) = (JoinSet::new(), Vec::new());
         for address in addresses {
-            let failed = |e| {
-                Problem::new(Code::Socket, format!("cannot listen on {address}: {e}"))
-                    .hint("choose an address of this machine and a port that is free")
-            };
+            let failed = |cause| crate::Error::Listen { address: *address, cause };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
             bound.push(listener.local_addr().map_err(failed)?);
             tasks.spawn(accept_all(listener, credentials.clone(), gate.clone(), sender.clone()));

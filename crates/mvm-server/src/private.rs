@@ -4,9 +4,8 @@
 //! 0700, whoever creates it. New files in it have no bits for group and others ([`narrow_umask`]),
 //! and files that an earlier version or somebody's umask left open are closed ([`close`]).
 
-use mvm_api::Problem;
+use crate::error::{Error, Result};
 use mvm_identity::files::{io, make_dir};
-use mvm_model::Code;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, Metadata, Permissions};
 use std::io::ErrorKind;
@@ -40,11 +39,11 @@ pub fn narrow_umask() {
 /// Makes the state directory `path` with mode 0700, or closes an existing one. A directory that is
 /// open to others and is not known to be ours is refused, since it may be anything: `/srv`, or
 /// `/tmp`.
-pub fn own_dir(path: &Path) -> Result<(), Problem> {
+pub fn own_dir(path: &Path) -> Result<()> {
     let failed = |e| io(format!("look at {}", path.display()), e);
     // If `path` is not a directory, the error of making one says so.
     let Some(meta) = fs::metadata(path).ok().filter(Metadata::is_dir) else {
-        return make_dir(path, 0o700);
+        return Ok(make_dir(path, 0o700)?);
     };
     let mode = meta.mode() & 0o7777;
     if mode & 0o077 == 0 {
@@ -56,20 +55,7 @@ pub fn own_dir(path: &Path) -> Result<(), Problem> {
     }
     let ours = others.iter().any(|name| MARKS.iter().any(|mark| name == mark));
     if !ours && others.iter().any(|name| name != BY_ITSELF) {
-        let detail = format!(
-            "{} is open to others (mode {mode:04o}), and holds files that are not mvm's",
-            path.display()
-        );
-        // The hint does not suggest to close a directory that all users need, such as `/etc` or
-        // `/tmp`.
-        let for_all = mode & 0o1000 != 0 || path.components().count() <= 2;
-        let or_close = format!(
-            "; or, if all that is in it may be closed to others: chmod 0700 {}",
-            path.display()
-        );
-        let or_close = if for_all { "" } else { &or_close };
-        let hint = format!("name a directory of its own with --root{or_close}");
-        return Err(Problem::new(Code::RootOpen, detail).hint(hint));
+        return Err(Error::RootOpen { path: path.to_owned(), mode });
     }
     fs::set_permissions(path, Permissions::from_mode(0o700))
         .map_err(|e| io(format!("close {} to others", path.display()), e))?;
@@ -90,7 +76,7 @@ pub fn open_to_others(root: &Path) -> std::io::Result<Vec<Open>> {
 
 /// Closes to others what is open to them in the state directory `root`, and logs it. Returns the
 /// paths with their former modes. Blocks.
-pub fn close(root: &Path) -> Result<Vec<Open>, Problem> {
+pub fn close(root: &Path) -> Result<Vec<Open>> {
     let mut closed = Vec::new();
     let walked = walk(root, &mut |path, meta, narrowed| {
         narrow(path, meta, narrowed)?;
@@ -238,8 +224,8 @@ mod tests {
         set(&root, 0o1777);
         fs::write(root.join("somebody's"), "").unwrap();
         let refused = own_dir(&root).unwrap_err();
-        assert_eq!((refused.code.as_str(), mode(&root)), ("root_open", 0o1777));
-        assert!(!refused.hint.contains("chmod"), "{}", refused.hint);
+        assert_eq!((refused.code().as_str(), mode(&root)), ("root_open", 0o1777));
+        assert!(!refused.hint().contains("chmod"), "{}", refused.hint());
         // A state directory of ours, from an earlier version.
         fs::write(root.join("root-id"), "").unwrap();
         set(&root, 0o755);

@@ -1,12 +1,13 @@
 //! Keeps the identity of a running process valid: renews it in time, and fetches the revocation
 //! list. No process is restarted for it, and no connection is closed.
 
+use crate::Result;
 use crate::signer::Signer;
 use mvm_api::types::{RevocationList, SigningRequest};
 use mvm_api::{Client, paths};
 use mvm_identity::enrolment::{ask, first};
 use mvm_identity::tls::Credentials;
-use mvm_identity::{Result, authority, now, rotate, standing};
+use mvm_identity::{authority, now, rotate, standing};
 use mvm_model::Millis;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub async fn keep(credentials: Arc<Credentials>, source: Source) {
         };
         match &outcome {
             Err(problem) if !failing => {
-                tracing::warn!(code = %problem.code, "cannot reach the signer: {problem}");
+                tracing::warn!(code = %problem.code(), "cannot reach the signer: {problem}");
             }
             Ok(()) if failing => tracing::info!("the signer is reached again"),
             _ => {}

@@ -78,8 +78,8 @@ pub async fn info(client: &Client) -> Result<AgentInfo, CliError> {
 }
 
 fn start(root: &Path, socket: &Path) -> Result<(), CliError> {
-    private::own_dir(root).map_err(|problem| match problem.code.known() {
-        Some(Code::Io) => failed(&root.display().to_string(), problem.detail),
+    private::own_dir(root).map_err(|problem| match problem.code().known() {
+        Some(Code::Io) => failed(&root.display().to_string(), problem.to_string()),
         _ => problem.into(),
     })?;
     // Two commands at the same time start one agent: the second waits for this lock and finds the

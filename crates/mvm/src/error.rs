@@ -94,20 +94,20 @@ impl CliError {
     }
 }
 
-impl From<mvm_coordinator::Error> for CliError {
-    fn from(error: mvm_coordinator::Error) -> CliError {
-        Problem::from(error).into()
-    }
+/// Errors of what runs in this process: their document says as much as they do.
+macro_rules! documented {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CliError {
+            fn from(error: $error) -> CliError {
+                Problem::from(error).into()
+            }
+        }
+    )*};
 }
+documented!(Fault, mvm_identity::Error, mvm_server::Error, mvm_coordinator::Error);
 
 impl From<Problem> for CliError {
     fn from(problem: Problem) -> CliError {
         CliError::Problem(Box::new(problem))
-    }
-}
-
-impl From<Fault> for CliError {
-    fn from(fault: Fault) -> CliError {
-        Problem::from(fault).into()
     }
 }

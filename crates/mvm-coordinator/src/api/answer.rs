@@ -9,6 +9,8 @@ impl From<Error> for Problem {
         match error {
             // A node's status may be one that goes with a code of a later version.
             Error::Problem(problem) => *problem,
+            Error::Identity(error) => error.into(),
+            Error::Server(error) => error.into(),
             Error::Fault(fault) => fault.into(),
             Error::Client(error) => error.into_problem(),
             error => Problem {

@@ -23,7 +23,6 @@ use axum::routing::{delete, get, post, put};
 use handler::Shared;
 use mvm_api::paths;
 use mvm_api::routes::Server;
-use mvm_identity::enrolment;
 use mvm_identity::tls::Credentials;
 use mvm_server::{Idempotency, Routes, Signer, guard, openapi, signer};
 use std::sync::Arc;
@@ -108,7 +107,7 @@ async fn describe() -> Response {
 
 async fn unknown(State(fleet): Shared, uri: axum::http::Uri) -> Error {
     if uri.path().starts_with("/v1/ca/") {
-        return enrolment::not_a_signer(&fleet.options.name).into();
+        return mvm_identity::Error::NotASigner(fleet.options.name.clone()).into();
     }
     Error::NoSuchRoute { path: uri.path().to_owned() }
 }

@@ -34,6 +34,6 @@ impl Connect for Way {
     }
 
     fn fault(&self, error: &(dyn Error + 'static)) -> Option<Problem> {
-        fault_of(&self.address, error)
+        fault_of(&self.address, error).map(Problem::from)
     }
 }

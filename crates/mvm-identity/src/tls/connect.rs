@@ -61,7 +61,9 @@ pub async fn connect(
     credentials: &Credentials,
     expect: &Expect,
 ) -> std::io::Result<Connection<TlsStream<TcpStream>>> {
-    let config = config(&credentials.credential(), expect).map_err(std::io::Error::other)?;
+    // In words: as a source, an error of TLS would be told as the server's fault.
+    let unusable = |error: crate::Error| std::io::Error::other(error.to_string());
+    let config = config(&credentials.credential(), expect).map_err(unusable)?;
     let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
     let connecting = async {
         let stream = TcpStream::connect(address).await?;

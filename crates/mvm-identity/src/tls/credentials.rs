@@ -3,10 +3,9 @@
 
 use crate::certificate::Revoked;
 use crate::directory::Signers;
+use crate::error::Cause;
 use crate::revocations::Revocations;
-use crate::{Credential, IdentityDir, Result};
-use mvm_api::Problem;
-use mvm_model::Code;
+use crate::{Credential, Error, IdentityDir, Result};
 use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
@@ -72,11 +71,10 @@ impl Credentials {
     /// where the identity's role only calls.
     pub fn server(&self) -> Result<Arc<ServerConfig>> {
         let state = self.state();
-        state.server.clone().ok_or_else(|| {
-            let holder = state.credential.facts.identity.holder();
-            Problem::new(Code::WrongIdentity, format!("{holder} is not one that serves"))
-                .hint("a node joins with `mvm node join`; for a coordinator: mvm ca issue --role coordinator")
-        })
+        state
+            .server
+            .clone()
+            .ok_or_else(|| Error::DoesNotServe { holder: state.credential.facts.identity.holder() })
     }
 
     /// Stores a renewed certificate and its key (PEM), then puts them in force.
@@ -94,9 +92,8 @@ impl Credentials {
     pub fn revoke(&self, list: &str) -> Result<bool> {
         let _changing = self.changing.lock();
         let mut now = self.credential();
-        let der = CertificateRevocationListDer::from_pem_slice(list.as_bytes()).map_err(|e| {
-            Problem::new(Code::CrlInvalid, format!("not a valid revocation list: {e}"))
-        })?;
+        let der = CertificateRevocationListDer::from_pem_slice(list.as_bytes())
+            .map_err(|e| Error::RevocationList(e.into()))?;
         let revoked = Revoked::read(&der, &now.roots)?;
         if now.list.is_some() && revoked.number <= now.revoked.number {
             return Ok(false);
@@ -181,6 +178,6 @@ fn server(credential: &Credential) -> Result<ServerConfig> {
     Ok(config)
 }
 
-pub(super) fn unusable(cause: impl std::fmt::Display) -> Problem {
-    Problem::new(Code::IdentityDamaged, format!("the identity cannot be used: {cause}"))
+pub(super) fn unusable(cause: impl Into<Cause>) -> Error {
+    Error::Unusable(cause.into())
 }

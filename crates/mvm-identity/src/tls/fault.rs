@@ -1,16 +1,15 @@
 //! TLS errors in words that say whose certificate is at fault.
 
-use mvm_api::Problem;
-use mvm_model::Code;
-use rustls::{AlertDescription, CertificateError, Error};
+use crate::Error;
+use rustls::{AlertDescription, CertificateError};
 
-/// Returns the TLS error among the causes of an error, as a problem; `None` where the cause is
+/// Returns the TLS error among the causes of an error, told for people; `None` where the cause is
 /// another.
-pub(super) fn fault_of(at: &str, error: &(dyn std::error::Error + 'static)) -> Option<Problem> {
+pub(super) fn fault_of(at: &str, error: &(dyn std::error::Error + 'static)) -> Option<Error> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(fault) = error.downcast_ref::<Error>() {
-            return Some(problem(at, fault));
+        if let Some(fault) = error.downcast_ref::<rustls::Error>() {
+            return Some(told(at, fault));
         }
         // The source of an I/O error is its inner error's source, which skips the inner error
         // itself.
@@ -23,22 +22,12 @@ pub(super) fn fault_of(at: &str, error: &(dyn std::error::Error + 'static)) -> O
     None
 }
 
-fn problem(at: &str, fault: &Error) -> Problem {
+fn told(at: &str, fault: &rustls::Error) -> Error {
+    let at = at.to_owned();
     match fault {
-        Error::AlertReceived(alert) => {
-            let why = refusal(*alert);
-            Problem::new(Code::CertificateRefused, format!("{at} does not let us in: {why}"))
-                .hint("get a certificate of the same authority that is good: see docs/identity.md")
-        }
-        Error::InvalidCertificate(cause) => {
-            let why = distrust(cause);
-            Problem::new(Code::PeerUntrusted, format!("{at} is not trusted: {why}"))
-                .hint("check the address, and that both sides are of the same authority")
-        }
-        fault => {
-            Problem::new(Code::TlsFailed, format!("{at} does not speak TLS as we do: {fault}"))
-                .hint("check the address: the agent serves TLS 1.3 at what --listen says")
-        }
+        rustls::Error::AlertReceived(alert) => Error::Refused { at, why: refusal(*alert) },
+        rustls::Error::InvalidCertificate(cause) => Error::Untrusted { at, why: distrust(cause) },
+        fault => Error::Tls { at, cause: fault.clone() },
     }
 }
 

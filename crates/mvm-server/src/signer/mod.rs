@@ -9,14 +9,13 @@ mod routes;
 pub use routes::{routes, serve};
 
 use crate::idempotency::Idempotency;
-use crate::stored;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_api::identity::{Facts, Identity, Role};
 use mvm_api::routes::Server;
 use mvm_api::types::{CertificateView, IdentityView, Invitation, Invite, Signed};
 use mvm_identity::authority::{Authority, Issued, NODE_LIFETIME, Revocation, request_key};
-use mvm_identity::{JoinToken, Result, Seal, authority, journal};
-use mvm_model::{Code, Millis};
+use mvm_identity::{JoinToken, Seal, authority, journal};
+use mvm_model::Millis;
 use mvm_store::{Expect, Record, SqliteStore, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -73,7 +72,7 @@ impl Signer {
     pub fn embedded(dir: &Path) -> Result<Signer> {
         // The authority is opened first, so that a directory without one gets no file.
         Authority::open(dir)?;
-        Signer::open(dir, Arc::new(SqliteStore::open(&dir.join("ca.db")).map_err(stored)?))
+        Signer::open(dir, Arc::new(SqliteStore::open(&dir.join("ca.db"))?))
     }
 
     /// Sets the lifetime of nodes' and coordinators' certificates, in ms.
@@ -113,8 +112,7 @@ impl Signer {
     /// request with the same key gets the same certificate.
     pub async fn join(&self, token: &Facts, request: &str, now: Millis) -> Result<Signed> {
         let Identity::Joiner(name) = &token.identity else {
-            let detail = format!("{} has no join token", token.identity.holder());
-            return Err(Problem::new(Code::Forbidden, detail));
+            return Err(Error::NoToken { holder: token.identity.holder() });
         };
         let node = Identity::Node(name.clone());
         let issued = self.authority.answer(&node, request, self.lifetime, now)?;
@@ -128,11 +126,7 @@ impl Signer {
                 if used.0.key == key {
                     return self.signed(used.0.certificate, now).await;
                 }
-                let detail = format!("the token for node {name} was used already");
-                return Err(Problem::new(Code::TokenUsed, detail).hint(format!(
-                    "if that was not you, remove the node (mvm node remove {name}); then ask for \
-                     a new token: mvm node invite {name}"
-                )));
+                return Err(Error::TokenUsed(name.clone()));
             }
             self.absent(&view, now)?;
             add(&mut view, &issued.facts, now);
@@ -148,7 +142,7 @@ impl Signer {
                 return self.signed(issued.pem, now).await;
             }
         }
-        Err(contended())
+        Err(Error::Contended)
     }
 
     /// Signs a new certificate for an identity whose certificate is valid.
@@ -164,16 +158,14 @@ impl Signer {
             // Another signer may have revoked the certificate just now. The revocation changes this
             // record, too, so a certificate is never renewed past its revocation.
             if view.certificates.iter().find(shown).is_some_and(|one| one.revoked_at.is_some()) {
-                let holder = present.identity.holder();
-                let detail = format!("the certificate of {holder} was revoked");
-                return Err(Problem::new(Code::CertificateRevoked, detail));
+                return Err(Error::Revoked { holder: present.identity.holder() });
             }
             add(&mut view, &issued.facts, now);
             if self.commit(vec![put(identity_key(&present.identity), &view, expect)]).await? {
                 return self.signed(issued.pem, now).await;
             }
         }
-        Err(contended())
+        Err(Error::Contended)
     }
 
     /// Issues a certificate for a key of this process, and records it.
@@ -210,9 +202,7 @@ impl Signer {
                 writes.push(put(identity_key(identity), &view, revision));
             }
             if !known {
-                let detail = format!("{} has no certificates", identity.holder());
-                return Err(Problem::new(Code::NotFound, detail)
-                    .hint("see who has some with `mvm node list` or `mvm ca list`"));
+                return Err(Error::NoCertificates { holder: identity.holder() });
             }
             if new.is_empty() {
                 return Ok(list.crl);
@@ -226,7 +216,7 @@ impl Signer {
                 return Ok(list.crl);
             }
         }
-        Err(contended())
+        Err(Error::Contended)
     }
 
     /// Returns the revocation list in PEM.
@@ -238,7 +228,7 @@ impl Signer {
             }
             self.commit(vec![put(LIST.to_owned(), &list, revision)]).await?;
         }
-        Err(contended())
+        Err(Error::Contended)
     }
 
     /// Returns the list's record; an empty first list where there is none yet.
@@ -253,7 +243,7 @@ impl Signer {
     /// Returns the identities that have unexpired certificates.
     pub async fn identities(&self, now: Millis) -> Result<Vec<IdentityView>> {
         let mut views = Vec::new();
-        for record in self.store.list(IDENTITIES).await.map_err(stored)? {
+        for record in self.store.list(IDENTITIES).await? {
             views.push(read::<IdentityView>(&record)?);
         }
         for facts in journal::read(&self.dir)? {
@@ -296,9 +286,7 @@ impl Signer {
         if !view.certificates.iter().any(|one| live(one, now)) {
             return Ok(());
         }
-        let name = view.identity.name();
-        Err(Problem::new(Code::Exists, format!("there is a node {name} already"))
-            .hint(format!("choose another name, or remove it first: mvm node remove {name}")))
+        Err(Error::NodeExists(view.identity.name().to_string()))
     }
 
     /// Records an issued certificate.
@@ -310,13 +298,13 @@ impl Signer {
                 return Ok(());
             }
         }
-        Err(contended())
+        Err(Error::Contended)
     }
 
     /// Returns the writes that remove the records of expired tokens.
     async fn stale_tokens(&self, now: Millis) -> Result<Vec<Write>> {
         let mut writes = Vec::new();
-        for record in self.store.list(TOKENS).await.map_err(stored)? {
+        for record in self.store.list(TOKENS).await? {
             if read::<Used>(&record)?.not_after <= now {
                 writes.push(Write::Delete { key: record.key, expect: Expect::Any });
             }
@@ -325,7 +313,7 @@ impl Signer {
     }
 
     async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<(T, u64)>> {
-        let record = self.store.get(key).await.map_err(stored)?;
+        let record = self.store.get(key).await?;
         record.map(|record| Ok((read(&record)?, record.revision))).transpose()
     }
 
@@ -334,7 +322,7 @@ impl Signer {
         match self.store.commit(writes).await {
             Ok(_) => Ok(true),
             Err(mvm_store::Error::Conflict { .. }) => Ok(false),
-            Err(error) => Err(stored(error)),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -342,7 +330,7 @@ impl Signer {
 /// Reads the revocation list in PEM from its record.
 pub fn list_of(record: &[u8]) -> Result<String> {
     let list = serde_json::from_slice::<List>(record);
-    Ok(list.map_err(|e| Problem::internal(format!("the record {LIST} cannot be read: {e}")))?.crl)
+    Ok(list.map_err(|cause| Error::RecordDamaged { key: LIST.to_owned(), cause })?.crl)
 }
 
 /// Makes a join token with the authority alone, without records. Returns the contents of the
@@ -354,13 +342,10 @@ pub fn invitation(
 ) -> Result<(Invitation, Facts)> {
     let Invite { name, ttl_s, addresses } = invite;
     if !(3..=LONGEST_TOKEN_S).contains(ttl_s) {
-        let detail = format!("a join token cannot be good for {ttl_s} s");
-        return Err(Problem::new(Code::InvalidValue, detail)
-            .hint(format!("allowed are 3 to {LONGEST_TOKEN_S} s")));
+        return Err(Error::TokenLifetime { seconds: *ttl_s, longest: LONGEST_TOKEN_S });
     }
     if addresses.is_empty() {
-        let detail = "a join token names the address at which the node finds the signer";
-        return Err(Problem::new(Code::InvalidValue, detail).hint("give --address HOST:4433"));
+        return Err(Error::TokenWithoutAddress);
     }
     let key = authority::new_key()?;
     let issued = authority.issue(&Identity::Joiner(name.clone()), &key, ttl_s * 1000, now)?;
@@ -396,12 +381,6 @@ fn put(key: String, value: &impl Serialize, expect: Expect) -> Write {
 }
 
 fn read<T: DeserializeOwned>(record: &Record) -> Result<T> {
-    serde_json::from_slice(&record.value).map_err(|cause| {
-        let detail = format!("the record {} cannot be read: {cause}", record.key);
-        Problem::new(Code::RecordDamaged, detail)
-    })
-}
-
-fn contended() -> Problem {
-    Problem::new(Code::StoreConflict, "others keep changing the same records").hint("try again")
+    serde_json::from_slice(&record.value)
+        .map_err(|cause| Error::RecordDamaged { key: record.key.clone(), cause })
 }

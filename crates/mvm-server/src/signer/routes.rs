@@ -7,10 +7,10 @@ use crate::listener::TlsListener;
 use crate::peer::{Caller, Peer};
 use crate::renewal;
 use crate::router::Routes;
+use crate::{Error, Result};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::routing::{get, post};
-use mvm_api::Problem;
 use mvm_api::identity::{Facts, Identity};
 use mvm_api::page::List;
 use mvm_api::routes::Server;
@@ -20,8 +20,8 @@ use mvm_api::types::{
 use mvm_identity::directory::{IdentityDir, Signers};
 use mvm_identity::files::io;
 use mvm_identity::tls::Credentials;
-use mvm_identity::{Result, authority, now};
-use mvm_model::{Code, Millis};
+use mvm_identity::{authority, now};
+use mvm_model::Millis;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ pub async fn serve(dir: &Path, listen: &[SocketAddr], lifetime: Millis) -> Resul
     let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
     let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
     tokio::select! {
-        outcome = served => outcome.map_err(|e| io("serve", e)),
+        outcome = served => outcome.map_err(|e| io("serve", e).into()),
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
     }
@@ -85,14 +85,14 @@ async fn own_identity(signer: &Signer, dir: IdentityDir) -> Result<Arc<Credentia
     let issued = signer.issue(&identity, &key, now()).await?;
     let (roots, list) = (signer.authority().certificate(), signer.crl(now()).await?);
     dir.store(&issued.pem, &key.serialize_pem(), roots, Some(&list), &Signers::default())?;
-    Credentials::open(dir)
+    Ok(Credentials::open(dir)?)
 }
 
 /// Returns the contents of the certificate that the caller has presented itself.
 fn shown(peer: &Peer) -> Result<&Facts> {
     match peer {
         Peer::Certificate { facts, .. } => Ok(facts),
-        _ => Err(Problem::new(Code::Forbidden, "this is for those who show a certificate")),
+        _ => Err(Error::NoCertificate),
     }
 }
 

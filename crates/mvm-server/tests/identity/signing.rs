@@ -31,8 +31,8 @@ fn request() -> String {
     authority::request(&authority::new_key().expect("key")).expect("request")
 }
 
-fn code<T>(outcome: Result<T, Problem>) -> AnyCode {
-    outcome.err().expect("refused").code
+fn code<T>(outcome: Result<T, impl Into<Problem>>) -> AnyCode {
+    outcome.err().expect("refused").into().code
 }
 
 fn facts(signed: &Signed) -> Facts {
@@ -81,7 +81,7 @@ async fn of_many_at_once_one_becomes_the_node() {
     for caller in callers {
         match caller.await.expect("ends") {
             Ok(_) => joined += 1,
-            Err(problem) => assert_eq!(problem.code, Code::TokenUsed),
+            Err(error) => assert_eq!(error.code(), Code::TokenUsed),
         }
     }
     assert_eq!(joined, 1);

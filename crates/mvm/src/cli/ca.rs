@@ -171,12 +171,12 @@ enum Desk {
 impl Office {
     fn open(&self) -> Result<Desk, CliError> {
         let Some(list) = &self.coordinator else {
-            let signer = Signer::embedded(&self.place.path()).map_err(|problem| {
-                match problem.code.known() {
-                    Some(Code::StoreLocked) => {
-                        problem.hint("it is being served: name it with --coordinator")
-                    }
-                    _ => problem,
+            let signer = Signer::embedded(&self.place.path()).map_err(|error| {
+                let served = error.code() == Code::StoreLocked;
+                let error = CliError::from(error);
+                match served {
+                    true => error.hint("it is being served: name it with --coordinator"),
+                    false => error,
                 }
             })?;
             return Ok(Desk::Here(Box::new(signer)));
