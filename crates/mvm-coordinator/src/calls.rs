@@ -24,6 +24,8 @@ impl ClusterState {
             let (theirs, ours) = (document.fleet_id, self.options.fleet_id.clone());
             return Err(Error::OtherFleet { theirs, ours });
         }
+        // Of two documents at the same time, the second is compared with the first.
+        let _applying = self.placing.applying.lock().await;
         check_networks(self, &document)?;
         let (nodes, previous) = {
             let view = self.view();

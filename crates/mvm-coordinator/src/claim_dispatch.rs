@@ -119,7 +119,7 @@ pub(crate) async fn serve(
                 fleet.nodes.places.note(claim.reference.to_string(), &grant.node);
                 return Ok((claim, grant.node));
             }
-            Err(Unserved::Elsewhere(_)) => told = fleet.claims.again(&order.id),
+            Err(Unserved::Elsewhere(_)) => told = fleet.claims.again(&order.id)?,
             Err(unserved) => {
                 // The record stays: the node is asked to end it when it is reached again.
                 fleet.claims.settle(&order.id, Outcome::Failed);

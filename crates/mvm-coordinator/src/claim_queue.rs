@@ -144,14 +144,18 @@ impl ClaimQueue {
         Ok(told)
     }
 
-    /// Queues the claim again in its old place, after its node has refused it.
-    pub fn again(&self, id: &str) -> oneshot::Receiver<Grant> {
-        let (tell, told) = oneshot::channel();
+    /// Queues the claim again in its old place, after its node has refused it. Errors:
+    /// `leader_changed`, where the queue that the claim was in is gone.
+    pub fn again(&self, id: &str) -> Result<oneshot::Receiver<Grant>> {
         let mut inner = self.inner();
+        if inner.claims.node_of(id).is_none() {
+            return Err(Error::Succeeded);
+        }
+        let (tell, told) = oneshot::channel();
         inner.waiters.insert(id.to_owned(), tell);
         inner.claims.settle(id, Outcome::Refused);
         inner.pump();
-        told
+        Ok(told)
     }
 
     pub fn settle(&self, id: &str, outcome: Outcome) {
@@ -286,5 +290,13 @@ mod tests {
         assert!(queue.take_parted("c", first).is_none(), "and came back once");
         assert!(queue.take_parted("c", second).is_some());
         assert!(queue.take_orphan("c").is_none());
+    }
+
+    #[test]
+    fn a_claim_is_not_queued_again_where_its_leadership_has_ended() {
+        let queue = ClaimQueue::new(Limits { per_node: 1, per_tenant: 1, total: 1 });
+        // The leadership ended while its node was asked: nobody would ever serve the claim.
+        queue.finish();
+        assert!(matches!(queue.again("l-0123456789abcdef"), Err(Error::Succeeded)));
     }
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 /// Where the fleet's state is.
@@ -76,6 +76,8 @@ pub fn serve(options: ServeOptions) -> Result<()> {
 }
 
 async fn run(mut options: ServeOptions) -> Result<()> {
+    // From here on, and so before anything is served, a signal ends the coordinator in order.
+    let signals = Signals::catch()?;
     private::own_dir(&options.root)?;
     let (store, kind) = open_store(&options).await?;
     private::close(&options.root)?;
@@ -132,7 +134,28 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     let app = servers.app.clone().into_make_service_with_connect_info::<Peer>();
     let serving = axum::serve(unix, app).with_graceful_shutdown(servers.ending());
     servers.tasks.spawn(serving.into_future());
-    servers.until_ended(&socket).await
+    servers.until_ended(&socket, signals).await
+}
+
+/// The signals that ask the coordinator to end: SIGTERM and SIGINT.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Signals> {
+        let catch = |kind| signal(kind).map_err(|e| io("watch signals", e));
+        Ok(Signals { term: catch(SignalKind::terminate())?, int: catch(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next signal.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
 }
 
 /// The servers of a coordinator, and the tasks that they run in.
@@ -151,12 +174,9 @@ impl Servers {
 
     /// Works and serves until a signal asks it to end, and what is under way has ended or has had
     /// its time.
-    async fn until_ended(mut self, socket: &Path) -> Result<()> {
+    async fn until_ended(mut self, socket: &Path, mut signals: Signals) -> Result<()> {
         let fleet = self.fleet.clone();
         let work = tokio::spawn(async move { crate::run(&fleet).await });
-        let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
-        let (mut term, mut int) =
-            (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
         let outcome = tokio::select! {
             Some(ended) = self.tasks.join_next() => {
                 Err(Error::TaskEnded { what: "serving", how: format!("{ended:?}") })
@@ -164,8 +184,7 @@ impl Servers {
             ended = work => {
                 Err(Error::TaskEnded { what: "the coordinator's work", how: format!("{ended:?}") })
             }
-            _ = term.recv() => Ok(()),
-            _ = int.recv() => Ok(()),
+            () = signals.next() => Ok(()),
         };
         service::stopping();
         // Another one may serve there before this one's sessions have ended.
@@ -180,8 +199,7 @@ impl Servers {
         tokio::select! {
             () = over => tracing::info!("ends"),
             () = tokio::time::sleep(GRACE) => tracing::warn!("ends: what is under way is cut off"),
-            _ = term.recv() => tracing::warn!("ends at once, as asked"),
-            _ = int.recv() => tracing::warn!("ends at once, as asked"),
+            () = signals.next() => tracing::warn!("ends at once, as asked"),
         }
         Ok(())
     }

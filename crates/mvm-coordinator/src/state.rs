@@ -77,6 +77,8 @@ pub(crate) struct Nodes {
 
 /// What the leader's planner waits for, and how much it does at once.
 pub(crate) struct Placing {
+    /// Held while a document is compared with the one in force and takes its place.
+    pub applying: tokio::sync::Mutex<()>,
     /// Asks the leader to look at the placement again.
     pub replan: Notify,
     /// A permit for each node that is sent its document.
@@ -101,7 +103,7 @@ impl ClusterState {
             life: Life { started_at: now(), readiness, shutdown },
             leadership: Leadership::default(),
             nodes: Nodes { view, news: watch::channel(()).0, reachability, places },
-            placing: Placing { replan: Notify::new(), pushes },
+            placing: Placing { applying: Default::default(), replan: Notify::new(), pushes },
         })
     }
 

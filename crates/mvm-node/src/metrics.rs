@@ -7,7 +7,7 @@ use crate::instances::Halted;
 use crate::labels::{Labels, of_pool};
 use crate::records::{RecordSet, Records};
 use mvm_identity::IdentityDir;
-use mvm_model::{Instance, Millis, Name};
+use mvm_model::{Instance, Job, Millis, Name};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -51,7 +51,8 @@ impl Metrics {
         let paused = self.records.read(|world| self.halted.gauge(world, only));
         let what = "Running instances that their hypervisor has paused by itself";
         registry.register("paused", what, paused);
-        registry.register("jobs", "Jobs by state", self.records.read(jobs));
+        let jobs = self.records.read(|world| jobs(world, only));
+        registry.register("jobs", "Jobs by state", jobs);
         if only.is_none() {
             let lacks = self.host.lacks();
             let lacks = self.records.read(|world| lacks.with(world).gauge(world));
@@ -97,9 +98,10 @@ fn gauges(
     (instances, leases)
 }
 
-fn jobs(world: &RecordSet) -> Family<Labels, Gauge> {
+fn jobs(world: &RecordSet, only: Option<&Name>) -> Family<Labels, Gauge> {
     let jobs: Family<Labels, Gauge> = Family::default();
-    for job in world.jobs.values() {
+    let seen = |job: &&Job| only.is_none_or(|tenant| job.pool.tenant == *tenant);
+    for job in world.jobs.values().filter(seen) {
         let mut labels = of_pool(&job.pool);
         labels.push(("state", job.state.to_string()));
         jobs.get_or_create(&labels).inc();

@@ -38,23 +38,23 @@ pub async fn create(
         return relay(&fleet, &way_to(&fleet, &soonest()?)?, request).await;
     }
     let key = key_of(&request)?;
-    let (node, first) = placed::node(&*fleet.store, &key, soonest).await?;
-    let outcome = match way_to(&fleet, &node) {
+    let place = placed::node(&*fleet.store, &key, soonest).await?;
+    let outcome = match way_to(&fleet, &place.node) {
         Ok(way) => relay(&fleet, &way, request).await,
         Err(error) => Err(error),
     };
     match outcome {
         Ok(response) => {
-            placed::answered(&*fleet.store, &key, response.status()).await?;
+            place.answered(&*fleet.store, response.status()).await?;
             Ok(response)
         }
         // This was the key's first request and it did not reach the node: the next one may go to
         // another.
-        Err(error) if first && error.code() == Code::NodeUnreachable => {
-            placed::free(&*fleet.store, &key).await?;
+        Err(error) if place.first && error.code() == Code::NodeUnreachable => {
+            place.free(&*fleet.store).await?;
             Err(error)
         }
-        Err(error) => Err(Error::JobMayBeThere { node, cause: Box::new(error) }),
+        Err(error) => Err(Error::JobMayBeThere { node: place.node, cause: Box::new(error) }),
     }
 }
 

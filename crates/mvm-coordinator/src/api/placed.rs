@@ -21,28 +21,46 @@ struct Placed {
     node: Name,
     /// When it was chosen, on the timeline of the coordinator that chose it.
     at: Millis,
+    /// How many requests with the key were sent to the node before the last one.
+    #[serde(default)]
+    before: u32,
 }
 
-/// Returns the node of a key, and whether it was chosen just now: the recorded one, else what
-/// `choose` returns, which is recorded.
+/// The place of a key, as one request found or made it.
+pub struct Place {
+    /// The node that makes the key's job.
+    pub node: Name,
+    /// Whether the node was chosen for this request.
+    pub first: bool,
+    /// The record's key, and its revision after this request has noted itself there.
+    record: (String, u64),
+}
+
+/// Returns the place of a key: the recorded one, else what `choose` returns, which is recorded.
+/// The record says that one more request goes there.
 pub async fn node(
     store: &dyn Store,
     key: &str,
     choose: impl Fn() -> Result<Name>,
-) -> Result<(Name, bool)> {
-    let place = format!("{PREFIX}{key}");
+) -> Result<Place> {
+    let at = format!("{PREFIX}{key}");
     loop {
-        if let Some(found) = store.get(&place).await? {
-            return Ok((records::read::<Placed>(&place, &found.value)?.node, false));
-        }
-        let placed = Placed { node: choose()?, at: now() };
-        match store.commit(vec![put(place.clone(), &placed, Expect::Absent)]).await {
-            Ok(_) => {
+        let (placed, expect) = match store.get(&at).await? {
+            Some(found) => {
+                let Placed { node, at, before } = records::read(&at, &found.value)?;
+                let before = before.saturating_add(1);
+                (Placed { node, at, before }, Expect::Revision(found.revision))
+            }
+            None => (Placed { node: choose()?, at: now(), before: 0 }, Expect::Absent),
+        };
+        let first = matches!(expect, Expect::Absent);
+        match store.commit(vec![put(at.clone(), &placed, expect)]).await {
+            Ok(revision) => {
                 let drawn = u8::from_str_radix(key.get(..2).unwrap_or_default(), 16);
-                if drawn.is_ok_and(|drawn| drawn % SWEEP == 0) {
+                if first && drawn.is_ok_and(|drawn| drawn % SWEEP == 0) {
                     sweep(store, now()).await?;
                 }
-                return Ok((placed.node, true));
+                return Ok(Place { node: placed.node, first, record: (at, revision) });
             }
             Err(Error::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -50,21 +68,29 @@ pub async fn node(
     }
 }
 
-/// Notes the node's answer. A node that has refused made nothing: the next request may go to
-/// another.
-pub async fn answered(store: &dyn Store, key: &str, status: StatusCode) -> Result<()> {
-    // With these two the node says that it knows the key.
-    let known = matches!(status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY);
-    if status.is_client_error() && !known {
-        free(store, key).await?;
+impl Place {
+    /// Notes the node's answer. A node that has refused made nothing: the next request may go to
+    /// another.
+    pub async fn answered(self, store: &dyn Store, status: StatusCode) -> Result<()> {
+        // With these two the node says that it knows the key.
+        let known = matches!(status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY);
+        match status.is_client_error() && !known {
+            true => self.free(store).await,
+            false => Ok(()),
+        }
     }
-    Ok(())
-}
 
-/// Forgets the key's node, which has made nothing: the next request may go to another.
-pub async fn free(store: &dyn Store, key: &str) -> Result<()> {
-    let freed = Write::Delete { key: format!("{PREFIX}{key}"), expect: Expect::Any };
-    store.commit(vec![freed]).await.map(drop).map_err(crate::Error::from)
+    /// Forgets the node, which has made nothing of this request, so that the next request may go to
+    /// another. Where another request with the key was sent to the node since, the node may make
+    /// something of that one: the place stays.
+    pub async fn free(self, store: &dyn Store) -> Result<()> {
+        let (key, revision) = self.record;
+        let freed = Write::Delete { key, expect: Expect::Revision(revision) };
+        match store.commit(vec![freed]).await {
+            Ok(_) | Err(Error::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 async fn sweep(store: &dyn Store, now: Millis) -> Result<()> {
@@ -90,16 +116,33 @@ mod tests {
     #[tokio::test]
     async fn a_key_stays_with_its_node_until_that_refuses_it() {
         let store = SqliteStore::in_memory().expect("a store");
-        let ask =
-            async |name| node(&store, "ab", choose(name)).await.expect("a node").0.to_string();
-        assert_eq!(ask("n1").await, "n1");
+        let ask = async |name| node(&store, "ab", choose(name)).await.expect("a place");
+        let mut place = ask("n1").await;
+        assert_eq!((place.node.as_str(), place.first), ("n1", true));
         for status in [200, 409, 422, 500, 503] {
             let status = StatusCode::from_u16(status).expect("a status");
-            answered(&store, "ab", status).await.expect("noted");
-            assert_eq!(ask("n2").await, "n1", "{status}: it may be there");
+            place.answered(&store, status).await.expect("noted");
+            place = ask("n2").await;
+            assert_eq!(
+                (place.node.as_str(), place.first),
+                ("n1", false),
+                "{status}: it may be there"
+            );
         }
-        answered(&store, "ab", StatusCode::TOO_MANY_REQUESTS).await.expect("noted");
-        assert_eq!(ask("n2").await, "n2");
+        place.answered(&store, StatusCode::TOO_MANY_REQUESTS).await.expect("noted");
+        assert_eq!(ask("n2").await.node.as_str(), "n2");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_asked_again_meanwhile_keeps_the_key() {
+        let store = SqliteStore::in_memory().expect("a store");
+        let ask = async |name| node(&store, "ab", choose(name)).await.expect("a place");
+        let lost = ask("n1").await;
+        // The client did not wait for the outcome of its first request, and the node takes this one.
+        let made = ask("n2").await;
+        lost.free(&store).await.expect("noted");
+        assert_eq!(ask("n2").await.node.as_str(), "n1", "the job of the second request is there");
+        made.answered(&store, StatusCode::OK).await.expect("noted");
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use mvm_api::routes::{ROUTES, Server};
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore};
 use mvm_model::hex;
-use mvm_model::{Instance, Pool, Tenant};
+use mvm_model::{Instance, Job, Pool, Tenant};
 use mvm_network::Network;
 use mvm_server::Peer;
 use mvm_store::SqliteStore;
@@ -81,8 +81,15 @@ async fn seed(agent: &Agent, tenant: &str, number: u32) {
         },
     });
     let instance: Instance = serde_json::from_value(record).expect("an instance");
+    let record = json!({
+        "id": format!("j-0000000{number}"), "pool": reference, "state": "succeeded",
+        "spec": { "argv": ["true"] }, "holder": format!("operator:{tenant}"),
+        "created_at": 1, "ended_at": 2,
+    });
+    let job: Job = serde_json::from_value(record).expect("a job");
     let done = agent.base.records.change(|_, changes| {
         changes.put_tenant(tenant_record);
+        changes.put_job(job);
         changes.put_pool(pool);
         changes.put_instance(instance);
         Ok(())
@@ -131,6 +138,7 @@ async fn a_tenant_operator_sees_what_is_of_its_own_tenant() {
         "/v1/pools",
         "/v1/instances",
         "/v1/instances?tenant=lab",
+        "/v1/jobs",
         "/v1/leases",
         "/v1/events",
         "/v1/events?tenant=lab",
