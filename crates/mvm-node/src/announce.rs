@@ -3,7 +3,7 @@
 
 use mvm_api::fleet::RegisterNode;
 use mvm_api::identity::Identity;
-use mvm_api::{ClientError, paths};
+use mvm_api::paths;
 use mvm_identity::tls::{Credentials, Expect};
 use mvm_model::Code;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ async fn tell(credentials: &Arc<Credentials>, body: &RegisterNode) -> bool {
         match client.post::<serde_json::Value>(paths::NODES, body).await {
             Ok(_) => return true,
             // This server signs certificates and leads no fleet.
-            Err(ClientError::Problem(problem))
-                if problem.code.is_one_of(&[Code::NoSuchRoute, Code::MethodNotAllowed]) => {}
+            Err(error)
+                if matches!(error.code(), Some(Code::NoSuchRoute | Code::MethodNotAllowed)) => {}
             Err(error) => tracing::debug!("{address} does not take where we are: {error}"),
         }
     }

@@ -1,14 +1,14 @@
 //! Work that blocks, kept off the executor's threads.
 
 use crate::Result;
-use mvm_api::Problem;
+use crate::error::InternalError;
 
 /// Runs `work` on a thread for blocking calls. All work that waits for a disk for more than a
 /// moment (copies, `fsync`, directory walks) goes through here. Returns the work's error unchanged;
-/// a panic becomes the problem `internal`.
+/// a panic becomes the error `internal`.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Problem::internal(error.to_string()))?
+    done.map_err(InternalError::Task)?
 }

@@ -4,19 +4,18 @@
 //! another name, renames it, and then changes the record. A machine's copy is updated before a job
 //! mounts it; only jobs mount it.
 
-use crate::Result;
 use crate::blocking::blocking;
 use crate::clock::wall;
 use crate::deadlines;
+use crate::error::{InternalError, Missing, PoolError, io};
 use crate::instances::Slots;
-use crate::problem::{OrProblem, io, not_found};
 use crate::records::Records;
 use crate::state_dir::{StateDir, make_dir, remove_dir, remove_file};
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_guest::channel::Channel;
 use mvm_image::ImageStore;
 use mvm_model::lease::Purpose;
-use mvm_model::{CacheDisk, Code, Instance, InstanceId, Name, PoolRef, State};
+use mvm_model::{CacheDisk, Instance, InstanceId, Name, PoolRef, State};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -76,7 +75,7 @@ impl Caches {
                 break;
             }
         }
-        Err(last.unwrap_or_else(|| Problem::internal("a cache was never copied")))
+        Err(last.unwrap_or_else(|| InternalError::CacheNeverCopied.into()))
     }
 
     async fn copy_cache(&self, pool: &PoolRef, disk: &CacheDisk, to: &Path) -> Result<()> {
@@ -84,14 +83,14 @@ impl Caches {
         let blank = disk.committed_at.is_none();
         if blank {
             remove_file(&fresh)?;
-            self.images.data_disk(disk.cache.size_mib, &fresh).await.or_problem()?;
+            self.images.data_disk(disk.cache.size_mib, &fresh).await?;
             from.clone_from(&fresh);
         }
         let to = to.to_owned();
         let copy = move || {
             match to.exists() {
-                true => mvm_image::refill_file(&from, &to).or_problem()?,
-                false => mvm_image::clone_file(&from, &to).or_problem()?,
+                true => mvm_image::refill_file(&from, &to)?,
+                false => mvm_image::clone_file(&from, &to)?,
             }
             if blank { remove_file(&from) } else { Ok(()) }
         };
@@ -164,7 +163,7 @@ impl Caches {
             for path in paths {
                 slot.waits.guest(deadlines::UNMOUNT, channel.unmount(path)).await?;
             }
-            Ok::<_, Problem>(())
+            Ok::<_, Error>(())
         };
         match close.await {
             Ok(()) => true,
@@ -199,8 +198,8 @@ impl Caches {
         let _turn = self.turn.lock().await;
         let mut disk = self.pool_cache(&instance.pool, name).await?;
         if disk.cache.size_mib != cache.size_mib {
-            let what = format!("cache {name} of pool {} has another size now", instance.pool);
-            return Err(Problem::new(Code::Conflict, what));
+            let (pool, name) = (instance.pool.clone(), name.clone());
+            return Err(PoolError::CacheResized { pool, name }.into());
         }
         disk.generation += 1;
         disk.committed_at = Some(wall());
@@ -263,7 +262,7 @@ fn promote(from: &Path, to: &Path) -> Result<()> {
     make_dir(dir, 0o700)?;
     let early = to.with_extension("new");
     remove_file(&early)?;
-    mvm_image::clone_file(from, &early).or_problem()?;
+    mvm_image::clone_file(from, &early)?;
     let sync = |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all());
     let own = std::os::unix::fs::chown(&early, Some(0), Some(0));
     own.and_then(|()| sync(&early))
@@ -277,7 +276,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).collect()
 }
 
-/// Makes the problem of a pool without a cache of this name.
-pub(crate) fn no_cache(pool: &PoolRef, name: &Name) -> Problem {
-    not_found(format!("cache {name} of pool {pool}"), "see its caches with `mvm pool info`")
+/// Makes the error of a pool without a cache of this name.
+pub(crate) fn no_cache(pool: &PoolRef, name: &Name) -> Error {
+    Missing::Cache { pool: pool.clone(), name: name.clone() }.into()
 }

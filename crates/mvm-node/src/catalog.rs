@@ -1,15 +1,15 @@
 //! The pools: creates and changes them.
 
-use crate::Result;
 use crate::caches::Caches;
 use crate::clock::wall;
+use crate::error::PoolError;
 use crate::health::Health;
 use crate::host::Host;
 use crate::images::Images;
 use crate::links::Links;
-use crate::problem::{IntoProblem, OrProblem, exists};
 use crate::records::{RecordSet, Records, not_built};
 use crate::wake::Wake;
+use crate::{Error, Result};
 use ipnet::Ipv4Net;
 use mvm_api::types::{CreatePool, ScalePool, UpdatePool};
 use mvm_model::admission::{admit_counts, admit_machine, admit_pool};
@@ -56,7 +56,7 @@ impl Catalog {
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
         crate::audit::note_target(&reference);
         let kernel = match &wanted.kernel {
-            Some(name) => Some(self.images.store().kernel(name).or_problem()?.digest),
+            Some(name) => Some(self.images.store().kernel(name)?.digest),
             None => None,
         };
         self.records
@@ -95,7 +95,7 @@ impl Catalog {
                         && known.kernel == pool.kernel;
                     return match same {
                         true => Ok(()),
-                        false => Err(exists(format!("pool {reference}"), "mvm pool update")),
+                        false => Err(PoolError::PoolExists(reference).into()),
                     };
                 }
                 admit_pool(tenant, &owner.quotas, &world.usage(tenant))?;
@@ -213,7 +213,8 @@ impl Catalog {
                 let mut record = world.pool(pool)?.clone();
                 let entry = record.rollback(to)?;
                 self.images.store().get(&entry.digest).map_err(|error| {
-                    error.problem().hint("its image was collected: build it anew with `pool build`")
+                    Error::from(error)
+                        .with_hint("its image was collected: build it anew with `pool build`")
                 })?;
                 changes.put_pool(record);
                 Ok(entry)

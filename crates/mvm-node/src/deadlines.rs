@@ -3,8 +3,8 @@
 //! Every wait for a guest has one of these deadlines, and its error names what was waited for.
 //! Waits for QEMU's monitor have their own in the driver (`mvm-hypervisor/src/qemu`).
 
-use mvm_api::Problem;
-use mvm_model::Code;
+use crate::Error;
+use crate::error::MachineError;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -68,11 +68,9 @@ impl Deadline {
         Until { deadline: self, at: Instant::now() + self.limit() }
     }
 
-    /// Makes the problem of a guest that missed the deadline.
-    pub fn silent(self) -> Problem {
-        let (what, seconds) = (self.what, self.seconds);
-        let detail = format!("the guest does not answer: {what} within {seconds} s");
-        Problem::new(Code::GuestSilent, detail)
+    /// Makes the error of a guest that missed the deadline.
+    pub fn silent(self) -> Error {
+        MachineError::Late { what: self.what, seconds: self.seconds }.into()
     }
 }
 

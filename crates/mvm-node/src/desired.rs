@@ -7,21 +7,20 @@
 use crate::audit::Auditor;
 use crate::catalog::Catalog;
 use crate::clock::wall_of;
+use crate::error::{NodeError, io};
 use crate::host::Host;
 use crate::locks::locked;
 use crate::pool_builder::PoolBuilder;
 use crate::pool_removal::PoolRemoval;
-use crate::problem::io;
 use crate::records::RecordSet;
 use crate::records::{InForce, Records};
 use crate::tenants::Tenants;
 use crate::wake::Wake;
-use crate::{Result, now};
-use mvm_api::Problem;
+use crate::{Error, Result, now};
 use mvm_api::types::{BuildPool, CreatePool, CreateTenant, DesiredStatus, UpdatePool};
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
-use mvm_model::{Code, Name, PoolRef};
+use mvm_model::{Code, Fault, Name, PoolRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -67,7 +66,7 @@ struct Progress {
     file: Option<String>,
     refused: Option<String>,
     failures: Failures,
-    last_failure: Option<Problem>,
+    last_failure: Option<Arc<Error>>,
 }
 
 /// Keeps the document in force until the task is aborted.
@@ -128,7 +127,7 @@ async fn pass(desired: &Arc<Desired>) {
         tracing::warn!("desired state: {problem}");
         desired.progress(|p| {
             p.failures = Failures { count: p.failures.count + 1, last: now() };
-            p.last_failure = Some(problem);
+            p.last_failure = Some(Arc::new(problem));
         });
         return;
     }
@@ -152,8 +151,7 @@ async fn carry_out_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()>
         }
         tracing::info!("desired state: {step}");
         if let Err(problem) = desired.carry_out(&in_force.document, &step).await {
-            let detail = format!("cannot {step}: {}", problem.detail);
-            outcome = Err(Problem { detail, ..problem });
+            outcome = Err(Error::Step { step: step.to_string(), error: Box::new(problem) });
             failed.insert(own);
         }
     }
@@ -217,10 +215,7 @@ impl Desired {
     pub(crate) async fn steps(&self, document: &DesiredState, prune: bool) -> Result<Vec<Step>> {
         if let Some(ours) = self.host.given_name().filter(|ours| **ours != document.node_id) {
             let message = format!("the document is for node {}, this is {ours}", document.node_id);
-            return Err(Problem {
-                path: "$.node_id".into(),
-                ..Problem::new(Code::Conflict, message)
-            });
+            return Err(Fault::new(Code::Conflict, message).at("$.node_id").into());
         }
         Ok(self.records.read(|world| diff(document, &world.tenants, &world.pools, prune))?)
     }
@@ -237,10 +232,7 @@ impl Desired {
     /// Puts a fleet's document in force, until another replaces it.
     pub(crate) async fn apply_of_fleet(&self, document: DesiredState, digest: &str) -> Result<()> {
         if let Some(file) = self.progress(|p| p.file.clone()) {
-            let message = format!("this node keeps what {file} says");
-            return Err(
-                Problem::new(Code::Conflict, message).hint("start its agent without --desired")
-            );
+            return Err(NodeError::KeepsFile { file }.into());
         }
         // The document is checked now, so that the coordinator gets the error.
         document.settled()?;
@@ -306,7 +298,7 @@ impl Desired {
             in_force: in_force.is_some(),
             pending,
             retry_at: Some(progress.failures.retry_at()).filter(|at| *at > 0).map(wall_of),
-            last_failure_code: progress.last_failure.as_ref().map(|why| why.code.clone()),
+            last_failure_code: progress.last_failure.as_ref().map(|why| why.code()),
             last_failure: progress.last_failure.map(|why| why.to_string()),
         }
     }

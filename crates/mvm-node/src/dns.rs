@@ -7,9 +7,9 @@
 //! wait for an answer.
 
 use crate::Result;
+use crate::error::io;
 use crate::locks::locked;
 use crate::names::Names;
-use crate::problem::io;
 use crate::records::{RecordSet, Records};
 use ipnet::Ipv4Net;
 use std::collections::HashMap;

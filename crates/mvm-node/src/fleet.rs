@@ -3,17 +3,17 @@
 use crate::Result;
 use crate::clock::wall_of;
 use crate::desired::Desired;
+use crate::error::{LeaseError, NodeError};
 use crate::holders::{LeaseHolders, is_claim};
 use crate::instances::Instances;
 use crate::lease_request::LeaseRequest;
 use crate::leases::{Leases, Readiest, leased};
 use crate::locks::locked;
 use crate::records::{RecordSet, Records};
-use mvm_api::Problem;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_model::lease::Purpose;
-use mvm_model::{Code, Lease, Mover, State};
+use mvm_model::{Lease, Mover, State};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -62,14 +62,11 @@ impl Fleet {
     pub(crate) async fn obey(&self, leader: &Leader) -> Result<()> {
         let check = |known: Option<&Leader>| match known {
             Some(known) if known.fleet_id != leader.fleet_id => {
-                let (ours, theirs) = (&known.fleet_id, &leader.fleet_id);
-                let detail = format!("this node belongs to fleet {ours}, not to {theirs}");
-                Err(Problem::new(Code::OtherFleet, detail)
-                    .hint("give it a state directory of its own"))
+                let (ours, theirs) = (known.fleet_id.clone(), leader.fleet_id.clone());
+                Err(NodeError::OtherFleet { ours, theirs })
             }
             Some(known) if known.epoch > leader.epoch => {
-                let detail = format!("leader {} is succeeded by {}", leader.epoch, known.epoch);
-                Err(Problem::new(Code::StaleLeader, detail))
+                Err(NodeError::StaleLeader { epoch: leader.epoch, newest: known.epoch })
             }
             Some(known) => Ok(known.epoch == leader.epoch),
             None => Ok(false),
@@ -131,7 +128,7 @@ impl Fleet {
                 self.leases.acquire(&body.pool, &wish, &Readiest, Some(id)).await?
             }
         };
-        let gone = || Problem::new(Code::LeaseEnded, format!("the lease {id} has ended"));
+        let gone = || LeaseError::Ended { id: id.to_owned() };
         let reference = instance.reference();
         let lease = instance.lease.filter(|lease| lease.id == id).ok_or_else(gone)?;
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
@@ -176,8 +173,7 @@ impl Fleet {
         match self.records.read(|world| leased(world, id).is_ok()) {
             false => Ok(()),
             // The coordinator repeats the request.
-            true => Err(Problem::new(Code::InUse, format!("the lease {id} could not be ended"))
-                .hint("the agent's log says why; it is tried again")),
+            true => Err(LeaseError::NotEnded { id: id.to_owned() }.into()),
         }
     }
 
@@ -200,7 +196,5 @@ fn check_id(id: &str) -> Result<()> {
     if is_claim(id) {
         return Ok(());
     }
-    let shown: String = id.chars().take(80).collect();
-    Err(Problem::new(Code::InvalidValue, format!("{shown:?} is not a valid claim id"))
-        .hint("it is l- and 16 hexadecimal digits"))
+    Err(LeaseError::InvalidId { shown: id.chars().take(80).collect() }.into())
 }

@@ -1,8 +1,8 @@
 //! The failures of pools, in memory only: for the back-off, and for people.
 
+use crate::Error;
 use crate::locks::locked;
 use crate::now;
-use mvm_api::Problem;
 use mvm_model::PoolRef;
 use mvm_model::plan::Failures;
 use std::collections::BTreeMap;
@@ -33,8 +33,8 @@ impl Health {
     }
 
     /// Notes that bringing up an instance of the pool failed.
-    pub fn failed(&self, pool: &PoolRef, why: &Problem) {
-        tracing::warn!(pool = %pool, code = %why.code, "{why}");
+    pub fn failed(&self, pool: &PoolRef, why: &Error) {
+        tracing::warn!(pool = %pool, code = %why.code(), "{why}");
         let mut health = locked(&self.0);
         let entry = health.entry(pool.clone()).or_default();
         entry.failures.count += 1;

@@ -1,11 +1,10 @@
 //! The identity of a guest: keys, machine id, entropy.
 
-use crate::Result;
-use crate::problem::io;
+use crate::error::{InternalError, NodeError, io};
 use crate::random::hex_digits;
 use crate::state_dir::{Files, StateDir, make_dir, write_atomically};
-use mvm_api::Problem;
-use mvm_model::{Code, InstanceId, Name};
+use crate::{Error, Result};
+use mvm_model::{InstanceId, Name};
 use ssh_key::{Algorithm, LineEnding, PrivateKey};
 use std::fs;
 use std::path::Path;
@@ -51,13 +50,8 @@ pub fn host_name(pool: &Name, id: InstanceId) -> String {
 
 fn load_or_make(path: &Path, comment: &str) -> Result<PrivateKey> {
     match fs::read(path) {
-        Ok(bytes) => PrivateKey::from_openssh(bytes).map_err(|cause| {
-            Problem::new(
-                Code::KeyDamaged,
-                format!("{} is not an OpenSSH private key: {cause}", path.display()),
-            )
-            .hint("move the file away; a new key is made at the next start of the instance")
-        }),
+        Ok(bytes) => PrivateKey::from_openssh(bytes)
+            .map_err(|source| NodeError::KeyDamaged { path: path.to_owned(), source }.into()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let mut key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, Algorithm::Ed25519)
                 .map_err(key_error)?;
@@ -74,6 +68,6 @@ fn public(key: &PrivateKey) -> Result<String> {
     key.public_key().to_openssh().map_err(key_error)
 }
 
-fn key_error(cause: ssh_key::Error) -> Problem {
-    Problem::internal(format!("cannot make an SSH key: {cause}"))
+fn key_error(cause: ssh_key::Error) -> Error {
+    InternalError::SshKey(cause).into()
 }

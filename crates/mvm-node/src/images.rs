@@ -1,7 +1,6 @@
 //! The images on this node.
 
 use crate::locks::locked;
-use crate::problem::OrProblem;
 use crate::{Result, now};
 use mvm_image::ImageStore;
 use mvm_model::Millis;
@@ -39,7 +38,7 @@ impl Images {
         let mut known = locked(&self.known);
         let now = now();
         if now >= known.0 + KNOWN_MS {
-            let images = self.store.list().or_problem()?;
+            let images = self.store.list()?;
             let content = images.into_iter().map(|i| (i.digest.clone(), i.content())).collect();
             *known = (now, content);
         }

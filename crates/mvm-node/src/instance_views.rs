@@ -7,7 +7,6 @@ use crate::holders::LeaseHolders;
 use crate::idle::IdleTimes;
 use crate::instances::{Halted, Slots, disk_use_kib};
 use crate::links::Links;
-use crate::problem::OrProblem;
 use crate::records::Records;
 use crate::state_dir::StateDir;
 use mvm_api::types::{InstanceStats, InstanceView};
@@ -70,7 +69,7 @@ impl InstanceViews {
             let (pool, idle) = (world.pool(&instance.pool)?, self.idle.since(instance.id));
             let next = policy::next(pool, instance, idle);
             let until = policy::lingers_until(&pool.runtime_policy, instance);
-            Ok::<_, mvm_api::Problem>((instance.clone(), until, next))
+            Ok::<_, crate::Error>((instance.clone(), until, next))
         })?;
         let slot = self.slots.of(instance.id);
         // A transition that holds the gate may be changing the process; the view does not wait for
@@ -105,7 +104,7 @@ impl InstanceViews {
         let machine = match machine.stats().await {
             // A lingering process may end at any time.
             Err(_) if instance.state == State::Sleeping => return Ok(stats),
-            stats => stats.or_problem()?,
+            stats => stats?,
         };
         stats.cpu_time_ms = machine.cpu_time_ms;
         stats.resident_kib = machine.resident_kib;

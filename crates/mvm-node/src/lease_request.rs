@@ -1,10 +1,10 @@
 //! Requests for a lease.
 
+use crate::error::LeaseError;
 use crate::random::hex_digits;
 use crate::{Result, now};
-use mvm_api::Problem;
+use mvm_model::Lease;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
-use mvm_model::{Code, Lease};
 
 /// The longest lease, in seconds: one week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
@@ -44,6 +44,5 @@ pub(crate) fn checked(seconds: u64) -> Result<()> {
     if (1..=MAX_LEASE_S).contains(&seconds) {
         return Ok(());
     }
-    Err(Problem::new(Code::InvalidValue, format!("a lease of {seconds} s"))
-        .hint(format!("allowed are 1 to {MAX_LEASE_S} s")))
+    Err(LeaseError::Length { seconds, most: MAX_LEASE_S }.into())
 }

@@ -20,6 +20,7 @@ mod crashes;
 mod deadlines;
 mod desired;
 mod dns;
+mod error;
 mod expose;
 mod fleet;
 mod fleet_status;
@@ -45,7 +46,6 @@ mod pool_filler;
 mod pool_removal;
 mod pool_views;
 mod pressure;
-mod problem;
 mod random;
 mod reconcile;
 mod records;
@@ -65,14 +65,15 @@ mod upkeep;
 mod wake;
 
 pub use desired::DesiredFile;
+pub use error::{
+    Error, FrontError, InternalError, JobError, LeaseError, MachineError, Missing, NodeError,
+    Overlap, PoolError, Result,
+};
 pub use host::{Offer, found_capacity};
 pub use mvm_image::Sandbox;
 pub use names::servers;
 pub use serve::{ApiOptions, Driver, NodeOptions, ServeOptions, serve};
 pub use stages::Stages;
 pub use state_dir::identity_dir;
-
-/// The result of the agent's functions. The error is what the API answers.
-pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
 
 pub(crate) use clock::now;

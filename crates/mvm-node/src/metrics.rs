@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::clock::wall_of;
+use crate::error::InternalError;
 use crate::host::Host;
 use crate::instances::Halted;
 use crate::labels::{Labels, of_pool};
@@ -72,8 +73,7 @@ impl Metrics {
             registry.register("certificate_end_time_seconds", what, ends);
         }
         let mut text = String::new();
-        encode(&mut text, &registry)
-            .map_err(|error| mvm_api::Problem::internal(error.to_string()))?;
+        encode(&mut text, &registry).map_err(InternalError::Metrics)?;
         Ok(text)
     }
 }

@@ -3,19 +3,18 @@
 use crate::Result;
 use crate::builds::Builds;
 use crate::clock::wall;
+use crate::error::{Missing, PoolError};
 use crate::health::Health;
 use crate::images::Images;
-use crate::problem::{OrProblem, not_found};
 use crate::records::Records;
 use crate::template_maker::TemplateMaker;
 use crate::transfer::Transfer;
 use crate::wake::Wake;
-use mvm_api::Problem;
 use mvm_api::types::{BuildPool, BuildResult, FetchImage};
 use mvm_image::{BuildRequest, Progress};
+use mvm_model::PoolRef;
 use mvm_model::desired::ImageSource;
 use mvm_model::pool::RevisionEntry;
-use mvm_model::{Code, PoolRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -68,10 +67,9 @@ impl PoolBuilder {
         let building = self.builds.begin(reference, wall());
         // When the build is dropped, it ends its programs and removes its files.
         let image = tokio::select! {
-            built = self.images.store().build(&request, progress) => built.or_problem()?,
+            built = self.images.store().build(&request, progress) => built?,
             () = building.canceled() => {
-                return Err(Problem::new(Code::Interrupted, "somebody has canceled the build")
-                    .hint(format!("build it again: mvm pool build {reference}")));
+                return Err(PoolError::BuildCanceled(reference.clone()).into());
             }
         };
         let revision = self.make_current(reference, &image.digest, Some(overrides)).await?;
@@ -90,10 +88,7 @@ impl PoolBuilder {
         self.records.read(|world| world.pool(reference).map(drop))?;
         match self.builds.cancel(reference) {
             true => Ok(()),
-            false => {
-                let hint = format!("see what it is at: mvm pool info {reference}");
-                Err(not_found(format!("build of pool {reference} under way"), &hint))
-            }
+            false => Err(Missing::Build(reference.clone()).into()),
         }
     }
 
@@ -111,7 +106,7 @@ impl PoolBuilder {
             // Nobody reads this progress.
             self.transfer.fetch(wanted, &unbounded_channel().0).await?;
         }
-        let image = self.images.store().get(digest).or_problem()?;
+        let image = self.images.store().get(digest)?;
         self.make_current(reference, &image.digest, None).await?;
         self.wake.notify();
         Ok(())

@@ -3,13 +3,13 @@
 
 use crate::Result;
 use crate::audit::Auditor;
+use crate::error::MachineError;
 use crate::health::Health;
 use crate::instances::Instances;
 use crate::records::Records;
 use crate::spares::Spares;
 use crate::template_maker::TemplateMaker;
 use crate::wake::Wake;
-use mvm_api::Problem;
 use mvm_model::action::Action;
 use mvm_model::plan::Failures;
 use mvm_model::{Code, InstanceId, Mover, PoolRef, State};
@@ -123,9 +123,9 @@ impl PoolFiller {
         match &outcome {
             Ok(_) => self.health.succeeded(pool),
             // The instance was destroyed in the meantime, which is no failure.
-            Err(problem) if gone || problem.code == Code::Destroyed => {}
+            Err(problem) if gone || problem.code() == Code::Destroyed => {}
             // The instance was leased after the plan was made, and belongs to its holder.
-            Err(problem) if problem.code == Code::Leased => {}
+            Err(problem) if problem.code() == Code::Leased => {}
             Err(problem) => self.health.failed(pool, problem),
         }
         outcome.map(drop)
@@ -141,7 +141,7 @@ impl PoolFiller {
         });
         for (id, reason) in failed {
             if self.health.of(pool).last_failure.is_none() {
-                self.health.failed(pool, &Problem::new(Code::InstanceFailed, reason));
+                self.health.failed(pool, &MachineError::SpareFailed(reason).into());
             }
             if let Err(problem) = self.spares.destroy(id).await {
                 tracing::warn!(instance = %id, "cannot destroy: {problem}");

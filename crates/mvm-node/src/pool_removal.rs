@@ -2,12 +2,12 @@
 
 use crate::Result;
 use crate::caches::Caches;
+use crate::error::PoolError;
 use crate::expose::Exposes;
 use crate::instances::Instances;
 use crate::jobs::Jobs;
 use crate::records::Records;
 use crate::wake::Wake;
-use mvm_api::Problem;
 use mvm_model::{Code, Counts, Mover, PoolRef, State};
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl PoolRemoval {
             }
             for id in ids {
                 self.instances.bring(id, State::Destroyed, &Mover::Force).await.or_else(
-                    |problem| match problem.code == Code::NotFound {
+                    |problem| match problem.code() == Code::NotFound {
                         true => Ok(State::Destroyed),
                         false => Err(problem),
                     },
@@ -69,23 +69,15 @@ impl PoolRemoval {
             .records
             .change(|world, changes| {
                 if world.of_pool(reference).next().is_some() {
-                    return Err(Problem::new(
-                        Code::InUse,
-                        format!("pool {reference} got a new instance while it was being destroyed"),
-                    )
-                    .hint("try again"));
+                    return Err(PoolError::GotInstance(reference.clone()).into());
                 }
                 let live = |job: &&mvm_model::Job| !job.state.has_ended();
                 if let Some(job) = world.jobs_of(reference).find(live) {
-                    let what =
-                        format!("pool {reference} got job {} while it was destroyed", job.id);
-                    return Err(Problem::new(Code::InUse, what).hint("try again"));
+                    return Err(PoolError::GotJob { pool: reference.clone(), job: job.id }.into());
                 }
                 if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
-                    let at = front.listen;
-                    let what =
-                        format!("pool {reference} got a front on {at} while it was destroyed");
-                    return Err(Problem::new(Code::InUse, what).hint("try again"));
+                    let (pool, listen) = (reference.clone(), front.listen);
+                    return Err(PoolError::GotFront { pool, listen }.into());
                 }
                 let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();
                 jobs.iter().for_each(|id| changes.remove_job(*id));

@@ -1,13 +1,12 @@
 //! Random bytes from the host's kernel.
 
 use crate::Result;
-use mvm_api::Problem;
+use crate::error::InternalError;
 
 /// Returns `N` random bytes. Errors: `internal` where the host gives none.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0u8; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|cause| Problem::internal(format!("the host gives no random bytes: {cause}")))?;
+    getrandom::fill(&mut bytes).map_err(InternalError::Random)?;
     Ok(bytes)
 }
 

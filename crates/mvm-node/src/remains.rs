@@ -2,8 +2,8 @@
 //! without an agent. [`mvm_model::remains`] decides whether a state directory is gone; its signs
 //! are gathered here.
 
-use crate::Result;
-use crate::problem::{OrProblem, io};
+use crate::error::io;
+use crate::{Error, Result};
 use mvm_hypervisor::ProcessIdentity;
 use mvm_hypervisor::qemu::{find, kill_stray};
 pub use mvm_model::remains::Verdict;
@@ -62,9 +62,9 @@ struct Agent {
 /// Returns the remains in this network namespace, including those of living state directories, and
 /// machines whose namespace has no name any more. `own` is the state directory of the caller.
 pub async fn left(own: &Path) -> Result<Vec<Left>> {
-    let mut remains = Remains::all().await.or_problem()?;
+    let mut remains = Remains::all().await?;
     let mut sights: BTreeMap<String, Vec<Sight>> = BTreeMap::new();
-    for process in find("mvm:").or_problem()? {
+    for process in find("mvm:")? {
         let owner = process.marker.trim_start_matches("mvm:").get(..DIGITS).map(str::to_owned);
         let hex = |owner: &String| owner.bytes().all(|byte| byte.is_ascii_hexdigit());
         if let Some(owner) = owner.filter(hex) {
@@ -131,17 +131,17 @@ impl Agent {
 
 /// Moves the calling thread into a network namespace.
 pub fn enter(netns: &str) -> Result<()> {
-    mvm_network::enter_netns(netns).or_problem()
+    mvm_network::enter_netns(netns).map_err(Error::from)
 }
 
 /// Removes the remains. Machines come first: a tap disappears with its process.
 pub async fn remove(left: &Left) -> Result<()> {
     for process in &left.processes {
-        kill_stray(process).await.or_problem()?;
+        kill_stray(process).await?;
     }
     match left.things.is_empty() {
         true => Ok(()),
-        false => Remains::remove(&left.owner).await.or_problem(),
+        false => Remains::remove(&left.owner).await.map_err(Error::from),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use crate::agent::{Agent, AgentParts, AgentSettings};
 use crate::desired::{self, DesiredFile};
+use crate::error::io;
 use crate::host::Offer;
 use crate::instances::watch_guests;
 use crate::pressure::HOST_PRESSURE;
-use crate::problem::{OrProblem, io};
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
@@ -98,7 +98,7 @@ pub fn serve(options: ServeOptions) -> Result<()> {
     let root = StateDir::open(&options.root)?;
     // Must come before any thread exists: setns(2) moves only the calling thread.
     if let Some(netns) = &options.node.netns {
-        mvm_network::enter_netns(netns).or_problem()?;
+        mvm_network::enter_netns(netns)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -139,11 +139,11 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
 
 /// Opens the parts of the agent.
 async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
-    let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
+    let store = SqliteStore::open(&root.path().join("node.db"))?;
     // The store's lock guarantees that no other agent uses this directory.
     let clock = root.path().join("clock.json");
     mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
-    let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
+    let images = ImageStore::open(root.path(), GuestBinary::new(options.guest))?;
     let images = images.with_sandbox(options.sandbox);
     // No build of an earlier agent is under way in this directory any more.
     private::close(root.path())?;
@@ -161,7 +161,7 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
     let own = credentials
         .as_ref()
         .map(|credentials| credentials.credential().facts.identity.name().clone());
-    let network = Network::open(root.short_id()).await.or_problem()?.of_root(root.path());
+    let network = Network::open(root.short_id()).await?.of_root(root.path());
     let node = options.node;
     Agent::open(AgentParts {
         state_dir: root,
@@ -240,11 +240,11 @@ fn simulation(root: &StateDir) -> Result<(Arc<dyn Hypervisor>, String)> {
 }
 
 async fn qemu(root: &StateDir, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
-    let binary = QemuDriver::find_binary().or_problem()?;
-    let kernel = images.default_kernel().or_problem()?.map(|kernel| kernel.path);
+    let binary = QemuDriver::find_binary()?;
+    let kernel = images.default_kernel()?.map(|kernel| kernel.path);
     let cache = root.path().join("accelerator.json");
     let probe = mvm_hypervisor::probe(&binary, kernel.as_deref(), &cache).await;
     let reason = probe.reason.clone();
-    let driver = QemuDriver::new(binary, probe.accelerator).await.or_problem()?;
+    let driver = QemuDriver::new(binary, probe.accelerator).await?;
     Ok((Arc::new(driver), reason))
 }

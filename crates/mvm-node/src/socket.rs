@@ -1,9 +1,8 @@
 //! The agent's socket, which is made again if its file was removed.
 
+use crate::error::NodeError;
 use crate::{Result, api};
 use axum::Router;
-use mvm_api::Problem;
-use mvm_model::Code;
 use prometheus_client::metrics::counter::Counter;
 use std::fs::Permissions;
 use std::io::{Error, ErrorKind};
@@ -33,9 +32,7 @@ pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
         std::fs::rename(&early, socket)?;
         Ok(listener)
     };
-    bind().map_err(|e| {
-        Problem::new(Code::Socket, format!("cannot listen on {}: {e}", socket.display()))
-    })
+    bind().map_err(|source| NodeError::Socket { socket: socket.to_owned(), source }.into())
 }
 
 /// Serves `app` on the socket forever. Open connections survive if the file is removed; `restored`

@@ -1,10 +1,10 @@
 //! The layout of the state directory.
 
 use crate::Result;
-use crate::problem::io;
-use mvm_api::Problem;
+use crate::error::{NodeError, io};
 use mvm_identity::IdentityDir;
-use mvm_model::{Code, InstanceId, Name, PoolRef};
+use mvm_identity::files;
+use mvm_model::{InstanceId, Name, PoolRef};
 use mvm_server::private;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ const LONGEST_ROOT: usize = 64;
 
 /// Makes a directory and its parents, with this mode where they are new.
 pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
-    Ok(mvm_identity::files::make_dir(path, mode)?)
+    Ok(files::make_dir(path, mode)?)
 }
 
 /// Writes a whole file. A crash leaves the old contents or the new ones.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    Ok(mvm_identity::files::write_atomically(path, bytes, mode)?)
+    Ok(files::write_atomically(path, bytes, mode)?)
 }
 
 /// The state directory of one agent.
@@ -37,24 +37,13 @@ impl StateDir {
         private::own_dir(path)?;
         let path = path.canonicalize().map_err(|e| io(format!("open {}", path.display()), e))?;
         if path.as_os_str().len() > LONGEST_ROOT {
-            return Err(Problem::new(
-                Code::RootTooLong,
-                format!(
-                    "the state directory {} has {} characters; a Unix socket's path allows {LONGEST_ROOT}",
-                    path.display(),
-                    path.as_os_str().len()
-                ),
-            )
-            .hint("choose a shorter --root (or MVM_ROOT)"));
+            return Err(NodeError::RootTooLong { path, longest: LONGEST_ROOT }.into());
         }
         let file = path.join("root-id");
         let id = match fs::read_to_string(&file) {
             Ok(id) if id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => id,
             Ok(_) => {
-                return Err(Problem::new(
-                    Code::RootDamaged,
-                    format!("{} does not hold sixteen hexadecimal digits", file.display()),
-                ));
+                return Err(NodeError::RootDamaged { file }.into());
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let id = crate::random::hex_digits(16)?;

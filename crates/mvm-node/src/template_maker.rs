@@ -5,15 +5,14 @@ use crate::Result;
 use crate::audit::Auditor;
 use crate::blocking::blocking;
 use crate::deadlines::PREWARM;
+use crate::error::PoolError;
 use crate::health::Health;
 use crate::instances::Instances;
 use crate::lease_request::LeaseRequest;
 use crate::locks::locked;
-use crate::problem::OrProblem;
 use crate::records::Records;
 use crate::templates::{Templates, publish};
 use crate::wake::Wake;
-use mvm_api::Problem;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
 use mvm_model::{Code, Instance, InstanceId, Mover, Pool, PoolRef, State};
@@ -69,7 +68,7 @@ impl TemplateMaker {
         });
         let Some(pool) = pool else { return Ok(()) };
         match self.ensure_of(&pool).await {
-            Err(problem) if problem.code.is_one_of(&[Code::QuotaExceeded, Code::SubnetFull]) => {
+            Err(problem) if problem.code().is_one_of(&[Code::QuotaExceeded, Code::SubnetFull]) => {
                 tracing::info!(%pool, "no template: {problem}");
                 Ok(())
             }
@@ -140,15 +139,12 @@ impl TemplateMaker {
             channel.sync().await?;
             Ok::<_, mvm_guest::Error>(ended)
         };
-        let failed = |why: String| {
-            let what = format!("the command that prewarms pool {} {why}", instance.pool);
-            Problem::new(Code::PrewarmFailed, what)
-                .hint("change it: mvm pool update --prewarm COMMAND")
-        };
+        let failed =
+            |why: String| PoolError::PrewarmFailed { pool: instance.pool.clone(), why }.into();
         let Ok(ended) = tokio::time::timeout(PREWARM.limit(), run).await else {
             return Err(failed(format!("ran for over {} s", PREWARM.seconds)));
         };
-        let (_, words, exit) = ended.or_problem()?;
+        let (_, words, exit) = ended?;
         match exit.shell_status() {
             0 => Ok(()),
             status => {

@@ -2,16 +2,14 @@
 
 use crate::Result;
 use crate::clock::wall;
+use crate::error::{Overlap, PoolError};
 use crate::links::Links;
-use crate::problem::{OrProblem, exists};
 use crate::records::Records;
 use crate::remains;
 use crate::state_dir::{StateDir, is_root, remove_dir};
 use crate::wake::Wake;
-use ipnet::Ipv4Net;
-use mvm_api::Problem;
 use mvm_api::types::{CreateTenant, QuotaPatch};
-use mvm_model::{Code, Name, Tenant};
+use mvm_model::{Fault, Name, Tenant};
 use mvm_network::Conflict;
 use std::sync::Arc;
 
@@ -48,21 +46,22 @@ impl Tenants {
             if known.network.is_same(&tenant.network) && known.quotas == tenant.quotas {
                 return Ok(());
             }
-            return Err(exists(format!("tenant {}", tenant.name), "mvm tenant update"));
+            return Err(PoolError::TenantExists(tenant.name).into());
         }
         crate::audit::note_target(&tenant.name);
         let subnet = tenant.network.ipv4_subnet;
         let resolvers = crate::names::resolvers();
-        let conflict = self.links.network().conflicts(subnet, &resolvers).await.or_problem()?;
+        let conflict = self.links.network().conflicts(subnet, &resolvers).await?;
         if let Some(conflict) = conflict {
-            return Err(subnet_taken(subnet, conflict));
+            let by = overlap(conflict);
+            return Err(PoolError::SubnetTaken { subnet, by }.into());
         }
         self.records
             .change(|world, changes| {
                 for other in world.tenants.values() {
                     if let Some(fault) = tenant.network.conflicts_with(&other.network) {
                         let message = format!("{} (tenant {})", fault.message, other.name);
-                        return Err(Problem { detail: message, ..fault.into() });
+                        return Err(Fault { message, ..fault }.into());
                     }
                 }
                 changes.put_tenant(tenant.clone());
@@ -93,16 +92,10 @@ impl Tenants {
             .records
             .change(|world, changes| {
                 let tenant = world.tenant(name)?.clone();
-                let pools: Vec<_> = world
-                    .pools
-                    .keys()
-                    .filter(|p| p.tenant == *name)
-                    .map(|p| p.to_string())
-                    .collect();
+                let pools: Vec<_> =
+                    world.pools.keys().filter(|p| p.tenant == *name).cloned().collect();
                 if !pools.is_empty() {
-                    let message = format!("tenant {name} still has pools: {}", pools.join(", "));
-                    return Err(Problem::new(Code::InUse, message)
-                        .hint("destroy them first: mvm pool destroy"));
+                    return Err(PoolError::TenantHasPools { tenant: tenant.name, pools }.into());
                 }
                 changes.remove_tenant(name.clone());
                 Ok(tenant)
@@ -113,36 +106,17 @@ impl Tenants {
     }
 }
 
-/// Returns the problem that the host or another state directory uses a tenant's subnet.
-fn subnet_taken(subnet: Ipv4Net, conflict: Conflict) -> Problem {
-    let (what, hint) = match conflict {
-        Conflict::Host(what) => (what, "choose a subnet that this host does not use".to_owned()),
+/// Returns what has a tenant's subnet: the host, or another state directory.
+fn overlap(conflict: Conflict) -> Overlap {
+    match conflict {
+        Conflict::Host(what) => Overlap::Host(what),
+        Conflict::Root { what, root: None, .. } => Overlap::Unknown { what },
         Conflict::Root { what, root: Some(root), owner } => {
-            let at = root.display();
             match (is_root(&root, &owner), remains::agent_of(&root, &owner)) {
-                (true, _) => (
-                    format!("{what}, which another mvm root on this host holds: {at}"),
-                    format!("choose another subnet, or look there: mvm --root {at} tenant list"),
-                ),
-                (false, Some(pid)) => (
-                    format!(
-                        "{what}, of a state directory that is gone: {at}; its agent lives (pid {pid})"
-                    ),
-                    format!(
-                        "agent pid {pid} has its lock open: end it first (kill {pid}), then see what is left: \
-                         mvm net clean"
-                    ),
-                ),
-                (false, None) => (
-                    format!("{what}, an orphan: its state directory {at} is gone"),
-                    "see what else is left of it, and remove it: mvm net clean".to_owned(),
-                ),
+                (true, _) => Overlap::Root { what, root },
+                (false, Some(pid)) => Overlap::Agent { what, root, pid },
+                (false, None) => Overlap::Orphan { what, root },
             }
         }
-        Conflict::Root { what, root: None, .. } => (
-            format!("{what}, which another mvm root on this host holds (it does not say which)"),
-            "choose another subnet; a newer mvm agent there would say where it is".to_owned(),
-        ),
-    };
-    Problem::new(Code::SubnetTaken, format!("{subnet} overlaps with {what}")).hint(hint)
+    }
 }

@@ -1,14 +1,13 @@
 //! Transfers images from node to node.
 
-use crate::Result;
 use crate::blocking::blocking;
-use crate::problem::{IntoProblem, OrProblem, io};
+use crate::error::{InternalError, NodeError, PoolError, io};
+use crate::{Error, Result};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use mvm_api::types::{FetchImage, FetchedImage};
-use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_identity::tls::{Credentials, Expect};
 use mvm_image::{ImageStore, Incoming, Part, Progress};
-use mvm_model::Code;
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -87,18 +86,13 @@ impl Transfer {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| {
-            Problem::new(Code::InvalidValue, "no source is named")
-                .hint("name nodes that have the image, as HOST:PORT")
-        }))
+        Err(last.unwrap_or_else(|| PoolError::NoSource.into()))
     }
 
     /// Returns a client of another node.
     fn peer(&self, address: &str) -> Result<Client> {
         let Some(credentials) = &self.credentials else {
-            let detail = "this node has no identity: it asks no other machine for images";
-            return Err(Problem::new(Code::IdentityMissing, detail)
-                .hint("have it join (mvm node join), and serve with --listen"));
+            return Err(NodeError::NoIdentity.into());
         };
         Ok(mvm_identity::client(address, credentials.clone(), Expect::Node(None)))
     }
@@ -106,8 +100,8 @@ impl Transfer {
     fn have(&self, wanted: &FetchImage, began: Instant) -> Result<Option<FetchedImage>> {
         match self.images.get(&wanted.digest) {
             Ok(image) => Ok(Some(fetched(&image, 0, began))),
-            Err(error) if error.code() == Code::RevisionMissing => Ok(None),
-            Err(error) => Err(error.problem()),
+            Err(mvm_image::Error::RevisionMissing { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -121,14 +115,12 @@ impl Transfer {
         let client = self.peer(source)?;
         let mut manifest = Vec::new();
         let path = paths::image_manifest(&wanted.digest);
-        client
-            .streams()
-            .download(&path, |bytes| manifest.extend_from_slice(bytes))
-            .await
-            .map_err(ClientError::into_problem)?;
+        client.streams().download(&path, |bytes| manifest.extend_from_slice(bytes)).await?;
         let (images, wanted) = (self.images.clone(), wanted.clone());
         let receive = move || {
-            images.receive(&manifest, &wanted.digest, wanted.content.as_deref()).or_problem()
+            images
+                .receive(&manifest, &wanted.digest, wanted.content.as_deref())
+                .map_err(Error::from)
         };
         let incoming = Arc::new(blocking(receive).await?);
         let digest = incoming.digest().to_owned();
@@ -136,11 +128,10 @@ impl Transfer {
             let mut meter = Meter::new(report, source, &part, there);
             *received += carry(&client, &incoming, &digest, &part, there, &mut meter).await?;
             let sealing = incoming.clone();
-            blocking(move || sealing.seal(&part).or_problem()).await?;
+            blocking(move || sealing.seal(&part).map_err(Error::from)).await?;
         }
-        let incoming = Arc::into_inner(incoming)
-            .ok_or_else(|| Problem::internal("an image is still being received"))?;
-        blocking(move || incoming.finish().or_problem()).await
+        let incoming = Arc::into_inner(incoming).ok_or(InternalError::ImageStillReceived)?;
+        blocking(move || incoming.finish().map_err(Error::from)).await
     }
 }
 
@@ -174,7 +165,7 @@ async fn carry(
     if let Some(error) = failed {
         return Err(writing(error));
     }
-    outcome.map_err(ClientError::into_problem)?;
+    outcome?;
     Ok(came)
 }
 

@@ -104,7 +104,7 @@ macro_rules! documented {
         }
     )*};
 }
-documented!(Fault, mvm_identity::Error, mvm_server::Error, mvm_coordinator::Error);
+documented!(Fault, mvm_identity::Error, mvm_server::Error, mvm_coordinator::Error, mvm_node::Error);
 
 impl From<Problem> for CliError {
     fn from(problem: Problem) -> CliError {

@@ -1,11 +1,12 @@
 //! The audit logs, and the middleware that records every call that changes something.
 
 use super::handler::{Answer, Asked, Body, Caller, Listing, Refusal, Shared, detached};
+use crate::Error;
 use crate::agent::Agent;
 use crate::audit::{Act, note_target, within};
 use crate::blocking::blocking;
 use crate::clock::wall;
-use crate::problem::{io, not_found};
+use crate::error::{InternalError, Missing, io};
 use crate::records::RecordSet;
 use axum::body::Body as HttpBody;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -65,8 +66,8 @@ pub async fn prune(
     Ok(Json(PruneResult { logs }))
 }
 
-fn no_log(log: &str) -> Problem {
-    not_found(format!("audit log {log}"), "see them with `mvm audit verify`")
+fn no_log(log: &str) -> Error {
+    Missing::AuditLog(log.to_owned()).into()
 }
 
 /// Returns whether the caller may read this log. A tenant operator may read only its own tenant's.
@@ -177,7 +178,7 @@ pub async fn layer(
         Entry { actor, request: asked, ..entry },
     ) {
         Ok(act) => act,
-        Err(problem) => return Refusal(problem).into_response(),
+        Err(error) => return error.into_response(),
     };
     let handle = async move {
         let response = within(act.clone(), next.run(request)).await;
@@ -187,9 +188,7 @@ pub async fn layer(
         response
     };
     let handled = tokio::spawn(handle.in_current_span());
-    handled.await.unwrap_or_else(|error| {
-        Refusal(Problem::internal(format!("the call did not end well: {error}"))).into_response()
-    })
+    handled.await.unwrap_or_else(|error| Error::from(InternalError::Call(error)).into_response())
 }
 
 fn owned((name, value): (&str, &str)) -> (String, String) {

@@ -4,7 +4,9 @@ pub use mvm_api::types::Done;
 pub use mvm_server::Caller;
 pub use mvm_server::extract::{Body, Listing as Asked};
 
+use crate::Error;
 use crate::agent::Agent;
+use crate::error::InternalError;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -23,9 +25,9 @@ pub type Listing<T> = Result<List<T>, Refusal>;
 /// A problem as an HTTP response.
 pub struct Refusal(pub Problem);
 
-impl<E: Into<Problem>> From<E> for Refusal {
+impl<E: Into<Error>> From<E> for Refusal {
     fn from(error: E) -> Self {
-        Refusal(error.into())
+        Refusal(error.into().into())
     }
 }
 
@@ -41,7 +43,7 @@ pub async fn detached<T: Send + 'static>(
 ) -> crate::Result<T> {
     match tokio::spawn(crate::audit::carried(work).in_current_span()).await {
         Ok(outcome) => outcome,
-        Err(error) => Err(Problem::internal(format!("the operation did not end well: {error}"))),
+        Err(error) => Err(InternalError::Operation(error).into()),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::handler::{Answer, Asked, Body, Listing, Refusal, Shared, detached};
 use super::pools::progress;
+use crate::Error;
 use crate::agent::Agent;
 use crate::blocking::blocking;
-use crate::problem::{OrProblem, io, not_found};
+use crate::error::{Missing, PoolError, io};
 use crate::transfer::PIECE;
 use axum::Json;
 use axum::body::Body as HttpBody;
@@ -26,7 +27,7 @@ use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 pub async fn kernels(State(agent): Shared, Asked { page, .. }: Asked) -> Listing<KernelView> {
-    let kernels = agent.supplies.image_store.kernels().or_problem()?;
+    let kernels = agent.supplies.image_store.kernels()?;
     Ok(page.of(kernels.iter().map(kernel_view)))
 }
 
@@ -43,12 +44,11 @@ pub async fn kernel_import(
             .into());
     }
     let import = async move {
-        let imported = agent.supplies.image_store.kernel_import(&file, options).await.or_problem();
-        imported.map_err(|problem| match problem.code.known() {
-            Some(Code::Exists) => {
-                problem.hint("give it another (--name), or `mvm kernel remove` that one")
-            }
-            _ => problem,
+        let imported = agent.supplies.image_store.kernel_import(&file, options).await;
+        imported.map_err(|error| match error {
+            error @ mvm_image::Error::KernelExists { .. } => Error::from(error)
+                .with_hint("give it another (--name), or `mvm kernel remove` that one"),
+            error => error.into(),
         })
     };
     let kernel = detached(import).await?;
@@ -59,8 +59,8 @@ pub async fn kernel_import(
 /// builds prevents it.
 pub async fn kernel_remove(State(agent): Shared, Path(kernel): Path<String>) -> Answer<KernelView> {
     let images = agent.supplies.image_store.clone();
-    let kernel = images.kernel(&kernel).or_problem()?;
-    let last = images.kernels().or_problem()?.len() == 1;
+    let kernel = images.kernel(&kernel)?;
+    let last = images.kernels()?.len() == 1;
     // The records are locked meanwhile, so no pool can be created with this kernel.
     let removed = agent
         .base
@@ -72,12 +72,10 @@ pub async fn kernel_remove(State(agent): Shared, Path(kernel): Path<String>) -> 
                 None => last,
             };
             if let Some(pool) = pools.find(needs) {
-                let what =
-                    format!("kernel {} is what pool {} is built with", kernel.name, pool.reference);
-                return Err(Problem::new(Code::InUse, what)
-                    .hint("destroy the pool first, or import the kernel that takes its place"));
+                let (kernel, pool) = (kernel.name.clone(), pool.reference.clone());
+                return Err(PoolError::KernelInUse { kernel, pool }.into());
             }
-            images.kernel_remove(&kernel.digest).or_problem()
+            images.kernel_remove(&kernel.digest).map_err(Error::from)
         })
         .await?;
     Ok(Json(kernel_view(&removed)))
@@ -87,7 +85,7 @@ pub async fn kernel_fetch(
     State(agent): Shared,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     progress(move |report| async move {
-        let kernel = agent.supplies.image_store.kernel_fetch(&report).await.or_problem()?;
+        let kernel = agent.supplies.image_store.kernel_fetch(&report).await?;
         Ok(kernel_view(&kernel))
     })
 }
@@ -108,7 +106,7 @@ fn kernel_view(kernel: &KernelInfo) -> KernelView {
 }
 
 pub async fn list(State(agent): Shared, Asked { page, .. }: Asked) -> Listing<ImageView> {
-    let images = agent.supplies.image_store.list().or_problem()?;
+    let images = agent.supplies.image_store.list()?;
     let views = agent.base.records.read(|world| {
         let view = |image: &mvm_image::Revision| ImageView {
             pools: world
@@ -132,10 +130,10 @@ pub async fn list(State(agent): Shared, Asked { page, .. }: Asked) -> Listing<Im
 /// Removes images that are no pool's current or previous revision and that no instance boots from.
 pub async fn gc(State(agent): Shared, Body(body): Body<Gc>) -> Result<Json<GcResult>, Refusal> {
     let in_use = in_use(&agent).await;
-    let removed = agent.supplies.image_store.remove_unused(&in_use, body.dry_run).or_problem()?;
+    let removed = agent.supplies.image_store.remove_unused(&in_use, body.dry_run)?;
     let store_roots = agent.supplies.image_store.remove_stale_roots(body.dry_run);
     let gone: BTreeSet<&str> = removed.iter().map(|r| r.digest.as_str()).collect();
-    let mut left = agent.supplies.image_store.list().or_problem()?;
+    let mut left = agent.supplies.image_store.list()?;
     left.retain(|image| !gone.contains(image.digest.as_str()));
     Ok(Json(GcResult {
         store_roots,
@@ -180,7 +178,7 @@ pub async fn manifest(
     Path(digest): Path<String>,
 ) -> Result<Response, Refusal> {
     let images = agent.supplies.image_store.clone();
-    let manifest = blocking(move || images.manifest(&digest).or_problem()).await?;
+    let manifest = blocking(move || images.manifest(&digest).map_err(Error::from)).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], manifest).into_response())
 }
 
@@ -190,10 +188,8 @@ pub async fn part(
     Path((digest, part)): Path<(String, String)>,
     Query(from): Query<PartRange>,
 ) -> Result<HttpBody, Refusal> {
-    let image = agent.supplies.image_store.get(&digest).or_problem()?;
-    let path = image.part_file(&part).ok_or_else(|| {
-        not_found(format!("part {part:?} of image {digest}"), "see its manifest for its parts")
-    })?;
+    let image = agent.supplies.image_store.get(&digest)?;
+    let path = image.part_file(&part).ok_or(Missing::Part { digest, part })?;
     let reading = |e| io(format!("read {}", path.display()), e);
     let mut file = tokio::fs::File::open(&path).await.map_err(reading)?;
     file.seek(SeekFrom::Start(from.offset)).await.map_err(reading)?;

@@ -2,20 +2,20 @@
 
 use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use super::pools::reference as pool_reference;
+use crate::Error;
 use crate::agent::Agent;
+use crate::error::{MachineError, io};
 use crate::lease_request::LeaseRequest;
-use crate::problem::io;
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, State};
-use mvm_api::Problem;
 use mvm_api::page::List;
 use mvm_api::query::{Follow, InstanceFilter, SleepOptions};
 use mvm_api::types::{
     CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
 };
 use mvm_model::lease::Purpose;
-use mvm_model::{Code, Fault, InstanceRef, Mover, State as InstanceState};
+use mvm_model::{Fault, InstanceRef, Mover, State as InstanceState};
 use mvm_server::extract::Query;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ pub async fn list_of_pool(
     let pool = pool_reference(at)?;
     let references = agent.base.records.read(|world| {
         world.pool(&pool)?;
-        Ok::<_, Problem>(page.of(world.of_pool(&pool).map(|i| i.reference())))
+        Ok::<_, Error>(page.of(world.of_pool(&pool).map(|i| i.reference())))
     })?;
     Ok(show_all(&agent, references).await)
 }
@@ -169,15 +169,11 @@ async fn hold(
     reference: InstanceRef,
     wish: LeaseRequest,
     from: &[InstanceState],
-    verb: &str,
+    verb: &'static str,
 ) -> Answer<Moved> {
     let state = agent.base.records.read(|world| world.instance(&reference).map(|i| i.state))?;
     if !from.contains(&state) {
-        let other = if verb == "start" { "wake" } else { "start" };
-        return Err(Refusal(
-            Problem::new(Code::WrongState, format!("cannot {verb} {reference}: it is {state}"))
-                .hint(format!("use `mvm instance {other} {reference}`")),
-        ));
+        return Err(MachineError::WrongWay { verb, reference, state }.into());
     }
     let moved = detached(async move {
         let began = Instant::now();
@@ -234,10 +230,7 @@ pub async fn ssh(
     let root = &agent.base.state_dir;
     let files = root.files(instance.id);
     if !files.known_hosts().exists() {
-        return Err(Refusal(
-            Problem::new(Code::WrongState, format!("{reference} has never been started"))
-                .hint(format!("start it: mvm instance start {reference}")),
-        ));
+        return Err(MachineError::NeverStarted(reference).into());
     }
     let (identity, known_hosts) =
         (root.tenant(&reference.pool.tenant).join("ssh_key"), files.known_hosts());
@@ -271,7 +264,7 @@ pub async fn logs(
     let file = match tokio::fs::File::open(&path).await {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HttpBody::empty()),
-        Err(e) => return Err(Refusal(io(format!("read {}", path.display()), e))),
+        Err(e) => return Err(io(format!("read {}", path.display()), e).into()),
     };
     let stream = futures::stream::try_unfold(file, move |mut file| async move {
         let mut buffer = vec![0; 16 * 1024];

@@ -5,15 +5,14 @@ use super::pools::reference as pool_reference;
 use super::streams;
 use crate::agent::Agent;
 use crate::clock::Shown;
+use crate::error::{Missing, io};
 use crate::jobs::{Attached, Follow};
-use crate::problem::io;
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use mvm_api::Problem;
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
 use mvm_api::page::List;
 use mvm_api::query::{AttachOptions, LogOptions, WaitOptions};
@@ -89,7 +88,7 @@ pub async fn submit(
         Ok(Json(agent.work.jobs.view(id).await?))
     })
     .await
-    .map_err(Refusal)
+    .map_err(Refusal::from)
 }
 
 pub async fn cancel(
@@ -142,9 +141,7 @@ pub async fn artifact(
     let job = agent.base.records.read(|world| world.job(id).cloned())?;
     let known = job.artifacts.get(index).filter(|artifact| artifact.bytes.is_some());
     if known.is_none() {
-        let what = format!("artifact {index} of job {id}");
-        let hint = format!("see what it left: mvm job info {id}");
-        return Err(Refusal(crate::problem::not_found(what, &hint)));
+        return Err(Missing::Artifact { job: id, index }.into());
     }
     let path = agent.work.jobs.files.artifact(id, index);
     let file = tokio::fs::File::open(&path).await;
@@ -236,9 +233,7 @@ async fn send(
     }
     let reply = match job {
         Ok(job) => Reply::Ok(serde_json::to_value(JobView::from(&job).shown()).unwrap_or_default()),
-        Err(Problem { code, detail, .. }) => {
-            Reply::Error { code: code.to_string(), message: detail }
-        }
+        Err(error) => Reply::Error { code: error.code().to_string(), message: error.detail() },
     };
     frame::write(&mut to, &Frame::Reply(reply)).await.map_err(drop)
 }

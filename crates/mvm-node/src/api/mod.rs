@@ -13,6 +13,7 @@ mod jobs;
 mod leases;
 mod network;
 mod pools;
+mod problem;
 mod streams;
 mod tenants;
 #[cfg(test)]

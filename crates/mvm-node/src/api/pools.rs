@@ -7,6 +7,7 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures::Stream;
+use mvm_api::Problem;
 use mvm_api::types::{
     BuildPool, CreatePool, PoolView, ProgressEvent, RevisionView, Rollback, ScalePool, UpdatePool,
 };
@@ -50,7 +51,7 @@ pub async fn list_of_tenant(
         world.tenant(&tenant)?;
         let lacks = lacks.with(world);
         let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
-        Ok::<_, mvm_api::Problem>(
+        Ok::<_, crate::Error>(
             page.of(pools.map(|pool| agent.views.pools.pool(world, pool, &lacks))),
         )
     })?;
@@ -157,11 +158,11 @@ where
         let outcome = detached(work).await;
         let _ = forwarder.await;
         if let Some(act) = act {
-            act.end(audit::outcome(&outcome)).await;
+            act.end(&audit::outcome(&outcome)).await;
         }
         let _ = to_client.send(match outcome {
             Ok(value) => event("result", &value),
-            Err(problem) => event("problem", &problem),
+            Err(problem) => event("problem", &Problem::from(problem)),
         });
     }));
     let stream = futures::stream::unfold(from_work, |mut from: UnboundedReceiver<Event>| async {

@@ -6,6 +6,7 @@ use super::pools::reference as pool_reference;
 use crate::agent::Agent;
 use crate::audit::{self, session};
 use crate::deadlines::STREAM;
+use crate::error::{InternalError, MachineError};
 use crate::lease_request::LeaseRequest;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
@@ -103,8 +104,7 @@ async fn awake(
         InstanceState::Running | InstanceState::Warm | InstanceState::Sleeping => {
             agent.work.leases.take(reference, wish).await.map(|_| ())
         }
-        state => Err(Problem::new(Code::WrongState, format!("{reference} is {state}"))
-            .hint(format!("start it: mvm instance start {reference}"))),
+        state => Err(MachineError::NotAwake { reference: reference.clone(), state }.into()),
     }
 }
 
@@ -154,7 +154,7 @@ pub async fn claim(
         }
         agent.work.leases.end(id).await;
     });
-    outcome.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
+    outcome.await.map_err(|_| InternalError::ClaimVanished)??;
     Ok(response)
 }
 

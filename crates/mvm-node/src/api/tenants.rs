@@ -1,7 +1,7 @@
 //! Handlers of tenants.
 
 use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
-use crate::problem::not_found;
+use crate::error::Missing;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::types::{CreateTenant, QuotaPatch, TenantView};
@@ -34,7 +34,7 @@ pub async fn create(State(agent): Shared, Body(body): Body<CreateTenant>) -> Ans
     detached(async move { maker.pools.tenants.create(body).await }).await?;
     let view =
         agent.base.records.read(|w| w.tenants.get(&name).map(|t| agent.views.pools.tenant(w, t)));
-    Ok(Json(view.ok_or_else(|| not_found(format!("tenant {name} any more"), ""))?))
+    Ok(Json(view.ok_or(Missing::NewTenant(name))?))
 }
 
 pub async fn update(

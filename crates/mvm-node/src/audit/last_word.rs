@@ -1,10 +1,11 @@
 //! Adds the reason to a session whose machine was ended by the agent.
 
-use mvm_api::Problem;
+use crate::Error;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;
 use std::io::Result;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -25,7 +26,7 @@ pub(super) struct LastWord<G, W> {
     word: Vec<u8>,
 }
 
-impl<G, W: Fn() -> Option<Problem>> LastWord<G, W> {
+impl<G, W: Fn() -> Option<Arc<Error>>> LastWord<G, W> {
     pub(super) fn new(guest: G, why: W) -> Self {
         let (head, word) = ([0; HEAD], Vec::new());
         LastWord { guest, why, head, have: 0, left: 0, said: false, word }
@@ -39,8 +40,8 @@ impl<G, W: Fn() -> Option<Problem>> LastWord<G, W> {
         let Some(why) = (self.why)() else { return Vec::new() };
         self.said = true;
         frame::bytes(&Frame::Reply(Reply::Error {
-            code: why.code.to_string(),
-            message: why.detail,
+            code: why.code().to_string(),
+            message: why.detail(),
         }))
     }
 
@@ -64,7 +65,7 @@ impl<G, W: Fn() -> Option<Problem>> LastWord<G, W> {
 impl<G, W> AsyncRead for LastWord<G, W>
 where
     G: AsyncRead + Unpin,
-    W: Fn() -> Option<Problem> + Unpin,
+    W: Fn() -> Option<Arc<Error>> + Unpin,
 {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -113,10 +114,10 @@ impl<G: AsyncWrite + Unpin, W: Unpin> AsyncWrite for LastWord<G, W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mvm_model::Code;
+    use crate::error::MachineError;
     use tokio::io::AsyncReadExt;
 
-    async fn through(bytes: &[u8], why: Option<Problem>) -> Vec<u8> {
+    async fn through(bytes: &[u8], why: Option<Arc<Error>>) -> Vec<u8> {
         let mut guest = LastWord::new(bytes, move || why.clone());
         let mut came = Vec::new();
         // The reads are in pieces that split every frame.
@@ -129,13 +130,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_that_is_cut_between_two_frames_ends_with_the_reason() {
-        let why = Problem::new(Code::GuestSilent, "the guest does not answer");
+        let why = Arc::new(Error::from(MachineError::Silent { seconds: 60 }));
         let said = frame::bytes(&Frame::Stdout(b"hello".to_vec()));
         assert_eq!(through(&said, None).await, said);
         let came = through(&said, Some(why.clone())).await;
         let last = came.strip_prefix(&said[..]).expect("all that the guest said");
         let last = frame::read(&mut &last[..]).await.expect("memory");
-        let (code, message) = (why.code.clone(), why.detail.clone());
+        let (code, message) = (why.code(), why.detail());
         assert_eq!(last, Some(Frame::Reply(Reply::Error { code: code.to_string(), message })));
         // No frame can be added within another.
         for cut in [1, 5, said.len() - 1] {

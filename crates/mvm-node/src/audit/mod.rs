@@ -156,8 +156,8 @@ impl Act {
 }
 
 /// Returns the outcome in a record's form.
-pub fn outcome<T>(outcome: &Result<T>) -> &str {
-    outcome.as_ref().map_or_else(|problem| problem.code.as_str(), |_| OK)
+pub fn outcome<T>(outcome: &Result<T>) -> String {
+    outcome.as_ref().map_or_else(|problem| problem.code().to_string(), |_| OK.to_owned())
 }
 
 /// Runs `work` with the caller's act, for a task of its own.
@@ -257,7 +257,7 @@ impl Auditor {
             }
         };
         let result = within(act.clone(), work).await;
-        act.end(outcome(&result)).await;
+        act.end(&outcome(&result)).await;
         result
     }
 

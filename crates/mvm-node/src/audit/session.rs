@@ -2,7 +2,7 @@
 
 use super::last_word::LastWord;
 use super::{Act, Audit};
-use mvm_api::Problem;
+use crate::Error;
 use mvm_guest::frame::{self, Frame, MAX_PAYLOAD};
 use mvm_guest::protocol::Request;
 use mvm_model::Name;
@@ -25,7 +25,7 @@ pub async fn pass<C, G>(
     entry: Entry,
     client: &mut C,
     guest: &mut G,
-    why: impl Fn() -> Option<Problem> + Unpin,
+    why: impl Fn() -> Option<Arc<Error>> + Unpin,
 ) where
     C: AsyncRead + AsyncWrite + Unpin,
     G: AsyncRead + AsyncWrite + Unpin,

@@ -2,7 +2,6 @@
 
 use crate::agent::{Agent, AgentParts, AgentSettings};
 use crate::instances::watch_guests;
-use crate::problem::OrProblem;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
@@ -200,15 +199,16 @@ impl Host {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let cleared = runtime.expect("a runtime").block_on(async {
             let root = StateDir::open(self.dir.path())?;
-            Network::open(root.short_id()).await.or_problem()?.clear().await.or_problem()
+            let network = Network::open(root.short_id()).await?;
+            network.clear().await.map_err(crate::Error::from)
         });
         cleared.expect("links to be removed");
     }
 
     async fn open(&self, machines: SimHypervisor, records: Arc<Ledger>) -> Result<Arc<Agent>> {
         let root = StateDir::open(self.dir.path())?;
-        let images = ImageStore::open(root.path(), GuestBinary::new(b"")).or_problem()?;
-        let network = Network::open(root.short_id()).await.or_problem()?;
+        let images = ImageStore::open(root.path(), GuestBinary::new(b""))?;
+        let network = Network::open(root.short_id()).await?;
         let pressure = self.dir.path().join("pressure");
         Agent::open(AgentParts {
             state_dir: root,

@@ -3,6 +3,7 @@
 use super::host::IMAGES;
 use super::runs::{MARK, write};
 use crate::agent::Agent;
+use crate::error::Missing;
 use crate::lease_request::LeaseRequest;
 use crate::leases::leased;
 use crate::{Result, now};
@@ -494,7 +495,7 @@ pub async fn instance(agent: &Arc<Agent>, state: State) -> Result<()> {
 
 pub async fn only(agent: &Arc<Agent>) -> Result<Instance> {
     let found = agent.base.records.read(|world| world.instances.values().next().cloned());
-    found.ok_or_else(|| crate::problem::not_found("instance", "none is left"))
+    found.ok_or_else(|| Missing::InstanceId(InstanceId::from_number(0)).into())
 }
 
 /// Brings the only instance to a state. Does nothing if it was destroyed.
@@ -510,7 +511,7 @@ async fn bring(agent: &Arc<Agent>, to: State) -> Result<()> {
 }
 
 fn gone(outcome: Result<()>) -> Result<()> {
-    outcome.or_else(|problem| if problem.code == Code::NotFound { Ok(()) } else { Err(problem) })
+    outcome.or_else(|problem| if problem.code() == Code::NotFound { Ok(()) } else { Err(problem) })
 }
 
 pub fn wish(purpose: Purpose) -> LeaseRequest {

@@ -210,7 +210,7 @@ fn what_cannot_be_resumed_sleeps_on() {
                 .bring(id, State::Running, &Mover::Agent)
                 .await
                 .expect_err("no");
-            assert_eq!(problem.code, Code::Injected);
+            assert_eq!(problem.code(), Code::Injected);
             host.arm(None);
             settle(&agent).await.expect("rest");
             assert_eq!(only(&agent).await.expect("an instance").state, State::Sleeping);

@@ -5,13 +5,12 @@ use super::seats::{Seat, Seats};
 use super::servers::Servers;
 use crate::Result;
 use crate::deadlines::DIAL;
+use crate::error::FrontError;
 use crate::instances::Session;
 use crate::locks::locked;
-use mvm_api::Problem;
 use mvm_guest::channel::Stream;
 use mvm_model::expose::Expose;
-use mvm_model::{Code, InstanceId, PoolRef};
-use std::io::ErrorKind;
+use mvm_model::{InstanceId, PoolRef};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex as Lock};
 use std::time::{Duration, Instant};
@@ -29,16 +28,7 @@ const FIRST: usize = 16 << 10;
 
 /// Binds the listener. The error says why it cannot.
 pub(super) async fn bind(listen: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(listen).await.map_err(|cause| {
-        let detail = format!("cannot listen on {listen}: {cause}");
-        match cause.kind() {
-            ErrorKind::AddrInUse => Problem::new(Code::PortInUse, detail)
-                .hint("choose another port, or end what listens there: see `ss -ltnp`"),
-            ErrorKind::AddrNotAvailable => Problem::new(Code::ListenFailed, detail)
-                .hint("name an address of this machine, in the agent's network namespace"),
-            _ => Problem::new(Code::ListenFailed, detail),
-        }
-    })
+    TcpListener::bind(listen).await.map_err(|cause| FrontError::of_bind(listen, cause).into())
 }
 
 /// The address and pool of a front, and the guest's port.
@@ -143,10 +133,7 @@ impl Front {
         let patience = Duration::from_secs(self.seats.limits().wake_timeout_s);
         let reached = match tokio::time::timeout(patience, self.reach()).await {
             Ok(reached) => reached,
-            Err(_) => Err(Problem::new(
-                Code::WakeTimeout,
-                format!("no instance within {} s", patience.as_secs()),
-            )),
+            Err(_) => Err(FrontError::WakeTimeout { seconds: patience.as_secs() }.into()),
         };
         let Route { listen, pool, .. } = &self.route;
         let (_seat, _session, mut guest) = match reached {

@@ -11,18 +11,17 @@ mod servers;
 use crate::Result;
 use crate::audit::Auditor;
 use crate::clock::wall;
+use crate::error::{FrontError, Missing};
 use crate::instances::Instances;
 use crate::leases::Leases;
 use crate::locks::locked;
-use crate::problem::not_found;
 use crate::records::{RecordSet, Records};
 use crate::spares::Spares;
 use front::{Front, bind};
 use metrics::Metrics;
-use mvm_api::Problem;
 use mvm_api::expose::{ExposePool, ExposeView, ServingView};
 use mvm_model::expose::Expose;
-use mvm_model::{Code, Instance, InstanceId, InstanceRef, PoolRef, Recycle, State};
+use mvm_model::{Instance, InstanceId, InstanceRef, PoolRef, Recycle, State};
 use prometheus_client::registry::Registry;
 use servers::Servers;
 use std::collections::BTreeMap;
@@ -62,8 +61,7 @@ impl Exposes {
     pub async fn expose(&self, pool: &PoolRef, wanted: ExposePool) -> Result<ExposeView> {
         wanted.limits.validate()?;
         if wanted.to == 0 {
-            return Err(Problem::new(Code::InvalidValue, "port 0 of the guest")
-                .hint("name the port that the guest's server listens on, 1 to 65535"));
+            return Err(FrontError::GuestPortZero.into());
         }
         self.records.read(|world| world.pool(pool).map(drop))?;
         let known = self.records.read(|world| world.exposes.get(&wanted.listen).cloned());
@@ -72,16 +70,14 @@ impl Exposes {
                 (Expose { limits: wanted.limits, ..known }, None)
             }
             Some(known) => {
-                let detail =
-                    format!("{} is a front of {} (port {})", known.listen, known.pool, known.to);
-                return Err(Problem::new(Code::InUse, detail)
-                    .hint(format!("remove it: mvm pool unexpose {}", known.pool)));
+                let Expose { listen, pool, to, .. } = known;
+                return Err(FrontError::Taken { listen, pool, to }.into());
             }
             None => {
                 let listener = bind(wanted.listen).await?;
                 let listen = listener
                     .local_addr()
-                    .map_err(|cause| crate::problem::io("see where it listens", cause))?;
+                    .map_err(|cause| crate::error::io("see where it listens", cause))?;
                 let record = Expose {
                     listen,
                     pool: pool.clone(),
@@ -151,8 +147,7 @@ impl Exposes {
             world.pool(pool).map(|pool| (records, pool.recycle))
         })?;
         if let (Some(listen), true) = (listen, records.is_empty()) {
-            let what = format!("front of {pool} on {listen}");
-            return Err(not_found(what, "see them with `mvm pool expose --list`"));
+            return Err(Missing::Front { pool: pool.clone(), listen }.into());
         }
         for record in records {
             let front = locked(&self.open).remove(&record.listen);
@@ -193,7 +188,7 @@ impl Exposes {
     async fn expose_view(&self, listen: SocketAddr) -> Result<ExposeView> {
         self.records.read(|world| {
             let record = world.exposes.get(&listen);
-            let record = record.ok_or_else(|| not_found("such front any more", "try again"))?;
+            let record = record.ok_or(Missing::NewFront)?;
             Ok(self.view_of(world, record))
         })
     }

@@ -1,10 +1,10 @@
 //! The connections of a front, those that wait, and the instances that serve them.
 
+use crate::error::FrontError;
 use crate::locks::locked;
-use crate::{Result, now};
-use mvm_api::Problem;
+use crate::{Error, Result, now};
+use mvm_model::InstanceId;
 use mvm_model::expose::{Front as Decisions, Limits};
-use mvm_model::{Code, InstanceId};
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -15,8 +15,8 @@ pub(super) struct Seats {
     decisions: Lock<Decisions>,
     /// Notified when waiting connections must check again.
     changed: Notify,
-    /// Counts the wakes whose failure ends all waits, with the last one's problem.
-    hopeless: Lock<(u64, Option<Problem>)>,
+    /// Counts the wakes whose failure ends all waits, with the last one's error.
+    hopeless: Lock<(u64, Option<Arc<Error>>)>,
 }
 
 impl Seats {
@@ -74,7 +74,7 @@ impl Seats {
             };
             let (failures, problem) = locked(&self.hopeless).clone();
             if let Some(problem) = problem.filter(|_| failures != begun) {
-                return Err(problem);
+                return Err(problem.into());
             }
             let retry = async {
                 match retry_at {
@@ -96,7 +96,7 @@ impl Seats {
             Err(problem) => {
                 if !locked(&self.decisions).failed(now()) {
                     let mut hopeless = locked(&self.hopeless);
-                    *hopeless = (hopeless.0 + 1, Some(problem));
+                    *hopeless = (hopeless.0 + 1, Some(Arc::new(problem)));
                 }
             }
         }
@@ -134,7 +134,7 @@ impl Waiting<'_> {
         if locked(&seats.decisions).arrive() {
             return Ok(Waiting(Some(seats)));
         }
-        Err(Problem::new(Code::Busy, "too many connections wait already"))
+        Err(FrontError::TooManyWait.into())
     }
 
     fn seated(mut self, id: InstanceId) -> Seat {

@@ -1,10 +1,10 @@
 //! The instances behind fronts: woken under a lease for as long as they serve.
 
 use crate::audit::Auditor;
+use crate::error::Missing;
 use crate::instances::{Instances, Slot};
 use crate::lease_request::LeaseRequest;
 use crate::leases::{Choice, Leases, extend};
-use crate::problem::not_found;
 use crate::records::{RecordSet, Records, Transaction};
 use crate::spares::Spares;
 use crate::{Result, now};
@@ -144,9 +144,7 @@ struct NextServer(SocketAddr);
 
 impl NextServer {
     fn record<'a>(&self, world: &'a RecordSet) -> Result<&'a Expose> {
-        world.exposes.get(&self.0).ok_or_else(|| {
-            not_found(format!("front on {} any more", self.0), "see `mvm pool expose --list`")
-        })
+        world.exposes.get(&self.0).ok_or_else(|| Missing::FrontAt(self.0).into())
     }
 }
 

@@ -1,14 +1,13 @@
 //! Disks and disk space of instances.
 
-use crate::Result;
 use crate::blocking::blocking;
 use crate::caches::Caches;
-use crate::problem::{OrProblem, io};
+use crate::error::{MachineError, io};
 use crate::state_dir::{Files, StateDir, remove_file};
 use crate::templates::{Template, is_template_builder};
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_image::{ImageStore, Revision};
-use mvm_model::{Code, Instance};
+use mvm_model::Instance;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +42,7 @@ impl Disks {
 
     /// Returns the revision with this digest.
     pub(crate) fn image(&self, digest: &str) -> Result<Revision> {
-        self.images.get(digest).or_problem()
+        self.images.get(digest).map_err(Error::from)
     }
 
     /// Returns an error if the disk is too full for a machine to be started or leased.
@@ -59,19 +58,7 @@ impl Disks {
         if free_mib >= wanted_mib {
             return Ok(());
         }
-        let memory = match memory_mib {
-            0 => String::new(),
-            _ => format!(", {memory_mib} of them for its memory"),
-        };
-        Err(Problem::new(
-            Code::NoSpace,
-            format!(
-                "{} has {free_mib} MiB left; the machine is started only with {wanted_mib} MiB or \
-                 more{memory}",
-                path.display()
-            ),
-        )
-        .hint("free some space: mvm image gc, or destroy instances that are not needed"))
+        Err(MachineError::NoRoom { path: path.to_owned(), free_mib, wanted_mib, memory_mib }.into())
     }
 
     /// Returns the space, in MiB, that the memory file of a machine takes from now on, beyond the
@@ -92,11 +79,11 @@ impl Disks {
         let images = &self.images;
         if !files.scratch().exists() {
             let to = files.scratch();
-            images.scratch_disk(instance.resources.scratch_disk_mib, &to).await.or_problem()?;
+            images.scratch_disk(instance.resources.scratch_disk_mib, &to).await?;
         }
         if instance.resources.data_disk_mib > 0 && !files.data().exists() {
             let to = files.data();
-            images.data_disk(instance.resources.data_disk_mib, &to).await.or_problem()?;
+            images.data_disk(instance.resources.data_disk_mib, &to).await?;
         }
         self.caches.ensure(instance).await?;
         self.ensure_window(instance, &files)?;
@@ -135,7 +122,7 @@ impl Disks {
             }
             for (from, to) in disks {
                 remove_file(&to)?;
-                mvm_image::clone_file(&from, &to).or_problem()?;
+                mvm_image::clone_file(&from, &to)?;
             }
             // The clone must have the devices that its template had.
             match from.window().exists() {

@@ -2,16 +2,16 @@
 //! what [`mvm_model::halt`] decides.
 
 use super::watch::MachineWatch;
-use crate::Result;
+use crate::error::MachineError;
 use crate::labels::of_pool;
 use crate::locks::locked;
 use crate::now;
 use crate::records::RecordSet;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_hypervisor::{Condition, Halt, Machine};
 use mvm_model::halt::{CALM, Cause, Facts, Paused, Step, step};
 use mvm_model::lease::Purpose;
-use mvm_model::{Code, InstanceId, State};
+use mvm_model::{InstanceId, State};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -140,7 +140,7 @@ impl Follower {
         let cause = cause(halt);
         let facts = self.facts(cause, halt).await;
         if let Some(paused) = self.trial.as_ref().filter(|trial| !trial.told).map(|t| &t.paused) {
-            let told = self.record(Some(paused.clone())).await == Ok(true);
+            let told = matches!(self.record(Some(paused.clone())).await, Ok(true));
             self.trial.as_mut()?.told = told;
         }
         match step(&facts) {
@@ -247,7 +247,7 @@ impl Follower {
         let (watch, id) = (&self.watch, self.id);
         let slot = watch.slots.of(id);
         // No wait for this guest can succeed any more.
-        let interrupt = slot.waits.interrupt(Problem::new(Code::MachineDied, &reason));
+        let interrupt = slot.waits.interrupt(Error::from(MachineError::CannotGoOn(reason.clone())));
         let mut live = slot.gate.lock().await;
         drop(interrupt);
         let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.machine));

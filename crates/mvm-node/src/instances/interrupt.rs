@@ -5,18 +5,16 @@
 //! reason, and the operation ends as after any other error. Only waits end early: changes of
 //! records, disks and links are completed.
 
-use crate::Result;
 use crate::deadlines::Until;
 use crate::locks::locked;
-use crate::problem::OrProblem;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 /// The interrupts of one instance.
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
-    raised: Mutex<Vec<Arc<Problem>>>,
+    raised: Mutex<Vec<Arc<Error>>>,
     count: watch::Sender<usize>,
 }
 
@@ -24,30 +22,30 @@ pub(crate) struct Waits {
 #[derive(Debug)]
 pub(crate) struct Interrupt {
     waits: Arc<Waits>,
-    why: Arc<Problem>,
+    why: Arc<Error>,
 }
 
 impl Waits {
     /// Ends all present and future waits until the returned guard is dropped.
-    pub fn interrupt(self: &Arc<Self>, why: Problem) -> Interrupt {
-        let why = Arc::new(why);
+    pub fn interrupt(self: &Arc<Self>, why: impl Into<Arc<Error>>) -> Interrupt {
+        let why = why.into();
         self.change(|raised| raised.push(why.clone()));
         Interrupt { waits: self.clone(), why }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Problem>>)) {
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Error>>)) {
         let mut raised = locked(&self.raised);
         change(&mut raised);
         self.count.send_replace(raised.len());
     }
 
     /// Returns the reason of the first raised interrupt, if there is one.
-    pub fn interrupted(&self) -> Option<Problem> {
-        locked(&self.raised).first().map(|why| (**why).clone())
+    pub fn interrupted(&self) -> Option<Error> {
+        locked(&self.raised).first().map(|why| why.clone().into())
     }
 
     /// Waits until an interrupt is raised, and returns its reason.
-    pub async fn interruption(&self) -> Problem {
+    pub async fn interruption(&self) -> Error {
         let mut count = self.count.subscribe();
         loop {
             if let Some(why) = self.interrupted() {
@@ -70,7 +68,7 @@ impl Waits {
             why = self.interruption() => Err(why),
             outcome = work => match outcome {
                 Err(mvm_guest::Error::Silent(_)) => Err(until.deadline.silent()),
-                outcome => outcome.or_problem(),
+                outcome => outcome.map_err(Error::from),
             },
             () = tokio::time::sleep_until(until.at) => Err(until.deadline.silent()),
         }
@@ -87,35 +85,40 @@ impl Drop for Interrupt {
 mod tests {
     use super::*;
     use crate::deadlines::{STATS, haste};
-    use mvm_model::AnyCode;
+    use crate::error::MachineError;
+    use mvm_model::InstanceId;
 
-    fn why(code: &str) -> Problem {
-        Problem::new(AnyCode::of(code), code)
+    fn why(number: u32) -> Error {
+        MachineError::BeingDestroyed(InstanceId::from_number(number)).into()
     }
 
-    async fn wait(waits: &Waits) -> Result<()> {
-        waits.guest(STATS, std::future::pending()).await
+    fn told<T>(outcome: Result<T>) -> std::result::Result<T, String> {
+        outcome.map_err(|error| error.to_string())
+    }
+
+    async fn wait(waits: &Waits) -> std::result::Result<(), String> {
+        told(waits.guest(STATS, std::future::pending()).await)
     }
 
     #[tokio::test]
     async fn a_wait_ends_by_its_deadline_or_by_an_interrupt() {
         let waits = Arc::new(Waits::default());
         haste::make(100);
-        assert_eq!(wait(&waits).await, Err(STATS.silent()));
+        assert_eq!(wait(&waits).await, Err(STATS.silent().to_string()));
         haste::make(1);
         let waiter = tokio::spawn({
             let waits = waits.clone();
             async move { wait(&waits).await }
         });
         tokio::task::yield_now().await;
-        let first = waits.interrupt(why("first"));
-        assert_eq!(waiter.await.expect("the task"), Err(why("first")));
-        let second = waits.interrupt(why("second"));
-        assert_eq!(wait(&waits).await, Err(why("first")), "also who begins to wait now");
+        let first = waits.interrupt(why(1));
+        assert_eq!(waiter.await.expect("the task"), Err(why(1).to_string()));
+        let second = waits.interrupt(why(2));
+        assert_eq!(wait(&waits).await, Err(why(1).to_string()), "also who begins to wait now");
         drop(first);
-        assert_eq!(wait(&waits).await, Err(why("second")));
+        assert_eq!(wait(&waits).await, Err(why(2).to_string()));
         drop(second);
-        assert_eq!(waits.interrupted(), None);
-        assert_eq!(waits.guest(STATS, async { Ok(7) }).await, Ok(7));
+        assert!(waits.interrupted().is_none());
+        assert_eq!(told(waits.guest(STATS, async { Ok(7) }).await), Ok(7));
     }
 }

@@ -12,13 +12,12 @@ use super::slot::{Live, Slot};
 use super::slots::Slots;
 use super::snapshot::discard_memory;
 use super::transitions::{Transitions, admit};
-use crate::Result;
 use crate::deadlines;
-use crate::problem::OrProblem;
 use crate::records::Records;
 use crate::stages::operation;
 use crate::state_dir::{Files, remove_file};
 use crate::templates::{Template, Templates};
+use crate::{Error, Result};
 use mvm_hypervisor::OwnMemory;
 use mvm_model::route::{Facts, Step, route};
 use mvm_model::{Instance, InstanceId, Mover, State, WayUp};
@@ -212,7 +211,7 @@ impl Instances {
         let outcome = async {
             self.bring_up(live, id, to, template, by).await?;
             if to == State::Warm {
-                live.machine()?.pause().await.or_problem()?;
+                live.machine()?.pause().await?;
             }
             Ok(())
         };
@@ -240,11 +239,11 @@ impl Instances {
         // The channel is opened now so that it is ready when the machine is woken.
         live.channel().await?;
         self.records.read(|world| admit(world, id, State::Warm, by).map(|_| ()))?;
-        machine.pause().await.or_problem()?;
+        machine.pause().await?;
         // No intent was recorded, so the machine may have been leased in the meantime.
         let outcome = self.transitions.pass(id, State::Warm, by, |_| {}).await;
         if outcome.is_err() {
-            machine.resume().await.or_problem()?;
+            machine.resume().await?;
         }
         outcome
     }
@@ -271,14 +270,14 @@ impl Instances {
             template: self.templates.files(template).snapshot(),
         });
         let outcome = async {
-            machine.pause().await.or_problem()?;
-            machine.snapshot(&files.snapshot(), own.as_ref()).await.or_problem()
+            machine.pause().await?;
+            machine.snapshot(&files.snapshot(), own.as_ref()).await.map_err(Error::from)
         };
         if let Err(problem) = outcome.await {
             remove_file(&files.snapshot())?;
             discard_memory(&instance, &files)?;
             if was_running {
-                machine.resume().await.or_problem()?;
+                machine.resume().await?;
             }
             self.transitions.abandon(id).await?;
             return Err(problem);

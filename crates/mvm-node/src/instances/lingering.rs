@@ -11,7 +11,6 @@ use crate::Result;
 use crate::locks::locked;
 use crate::now;
 use crate::pressure::HostPressure;
-use crate::problem::OrProblem;
 use crate::records::Records;
 use crate::templates::is_template_builder;
 use futures::FutureExt;
@@ -84,7 +83,7 @@ impl Lingering {
         }
         // The process was ended from outside, for its memory say: its sockets must still be
         // removed.
-        machine.kill().await.or_problem()?;
+        machine.kill().await?;
         Ok(None)
     }
 

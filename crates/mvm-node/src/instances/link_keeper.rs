@@ -2,11 +2,12 @@
 
 use super::slots::Slots;
 use super::transitions::Transitions;
+use crate::Error;
+use crate::error::MachineError;
 use crate::links::Links;
 use crate::records::Records;
 use crate::wake::Wake;
-use mvm_api::Problem;
-use mvm_model::{Code, InstanceId};
+use mvm_model::InstanceId;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
@@ -83,16 +84,12 @@ impl LinkKeeper {
         if !lives || !self.links.has_lost_tap(&instance).await {
             return;
         }
-        let what = format!(
-            "its network link {} was deleted under it: the machine cannot get it back",
-            self.links.tap_name(&instance)
-        );
-        let hint = format!("start it again: mvm instance start {}", instance.reference());
-        let why = Problem::new(Code::NetworkLost, what).hint(hint);
+        let (link, reference) = (self.links.tap_name(&instance), instance.reference());
+        let why = Arc::new(Error::from(MachineError::NetworkLost { link, reference }));
         self.taps_lost.inc();
         slot.note_end(why.clone());
         // The returned error is the reason itself.
-        let _ = self.transitions.give_up(&mut live, id, why).await;
+        let _ = self.transitions.give_up(&mut live, id, why.into()).await;
         self.wake.notify();
     }
 }

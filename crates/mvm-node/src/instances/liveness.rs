@@ -6,17 +6,17 @@
 
 use super::slots::Slots;
 use super::transitions::Transitions;
-use crate::Result;
 use crate::deadlines::RESUME;
+use crate::error::MachineError;
 use crate::labels::{Labels, of_pool};
 use crate::locks::locked;
 use crate::records::Records;
 use crate::wake::Wake;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_guest::pulse::Pulse;
 use mvm_hypervisor::{Condition, Machine};
 use mvm_model::liveness::{Liveness, Next};
-use mvm_model::{Code, InstanceId, Millis, PoolRef, State};
+use mvm_model::{InstanceId, Millis, PoolRef, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -204,8 +204,7 @@ fn connect(guests: &Arc<Guests>, id: InstanceId) {
 async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     let Running { id, pool, timeout_s } = instance;
     let slot = guests.slots.of(id);
-    let what = format!("the guest does not answer: it has said nothing for {timeout_s} s");
-    let why = Problem::new(Code::GuestSilent, what);
+    let why = Arc::new(Error::from(MachineError::Silent { seconds: timeout_s }));
     let interrupt = slot.waits.interrupt(why.clone());
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else { return Ok(()) };
@@ -220,7 +219,7 @@ async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     }
     guests.silent.get_or_create(&of_pool(&pool)).inc();
     slot.note_end(why.clone());
-    let ended = guests.transitions.give_up(&mut live, id, why).await;
+    let ended = guests.transitions.give_up(&mut live, id, why.into()).await;
     drop((live, interrupt));
     guests.forget(id);
     guests.wake.notify();

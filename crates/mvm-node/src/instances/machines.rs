@@ -10,13 +10,11 @@ use crate::caches::serial;
 use crate::deadlines::{self, Deadline};
 use crate::links::{Links, uid_of};
 use crate::names::Names;
-use crate::problem::{IntoProblem, OrProblem};
 use crate::random::random_bytes;
 use crate::stages::stage;
 use crate::state_dir::{Files, StateDir, make_dir, remove_file, write_atomically};
 use crate::templates::{Template, Templates, is_template_builder};
-use crate::{Result, identity};
-use mvm_api::Problem;
+use crate::{Error, Result, identity};
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::{Adopt, GuestNetwork, SshIdentity};
 use mvm_hypervisor::{
@@ -90,7 +88,7 @@ impl Machines {
     /// Returns this agent's hypervisor processes by instance.
     pub(crate) fn processes(&self) -> Result<HashMap<InstanceId, ProcessIdentity>> {
         let prefix = self.state_dir.marker_prefix();
-        let found = self.hypervisor.find(&prefix).or_problem()?;
+        let found = self.hypervisor.find(&prefix)?;
         let of = |process: ProcessIdentity| {
             let id = process.marker.strip_prefix(&prefix)?.parse().ok()?;
             Some((id, process))
@@ -100,7 +98,7 @@ impl Machines {
 
     /// Ends a process that is in no slot.
     pub(crate) async fn end_process(&self, process: &ProcessIdentity) -> Result<()> {
-        self.hypervisor.kill_stray(process).await.or_problem()
+        self.hypervisor.kill_stray(process).await.map_err(Error::from)
     }
 
     /// Returns the specification that the hypervisor needs for an instance.
@@ -166,7 +164,7 @@ impl Machines {
         stage!("network", self.links.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
-        let machine = self.hypervisor.boot(&spec, &record).await.or_problem()?;
+        let machine = self.hypervisor.boot(&spec, &record).await?;
         self.make_ready(live, tenant, instance, machine, deadlines::BOOT, true).await
     }
 
@@ -197,10 +195,10 @@ impl Machines {
         let snapshot = template.files.snapshot();
         let hypervisor = &self.hypervisor;
         let restored = hypervisor.restore(&spec, &snapshot, RestoreMemory::Clone, &record).await;
-        let machine = restored.or_problem()?;
+        let machine = restored?;
         if let Err(error) = machine.resume().await {
             self.kill_newborn(live, machine).await;
-            return Err(error.problem());
+            return Err(error.into());
         }
         self.make_ready(live, tenant, instance, machine, deadlines::CLONE, true).await
     }
@@ -218,7 +216,7 @@ impl Machines {
         let record = self.record_process(instance.id);
         let snapshot = files.snapshot();
         let hypervisor = &self.hypervisor;
-        hypervisor.restore(&spec, &snapshot, RestoreMemory::Own, &record).await.or_problem()
+        hypervisor.restore(&spec, &snapshot, RestoreMemory::Own, &record).await.map_err(Error::from)
     }
 
     /// Connects to the guest of a machine that was just started or resumed, and gives the guest its
@@ -245,10 +243,10 @@ impl Machines {
             let (channel, identity) = (channel?, identity?);
             let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..identity };
             stage!("adopt", waits.guest(until, channel.adopt(&adopt))).await?;
-            Ok::<_, Problem>(channel)
+            Ok::<_, Error>(channel)
         };
         let mortal = machine.clone();
-        let died = async { Err(died(&mortal.exited().await)) };
+        let died = async { Err(died(mortal.exited().await)) };
         tokio::pin!(died);
         let outcome = tokio::select! {
             outcome = ready => match outcome {
@@ -269,17 +267,19 @@ impl Machines {
                 Ok(())
             }
             Err(problem) => {
-                let held = held_back(&machine);
-                if let Some(held) = held.clone().filter(|_| !fresh) {
-                    // The machine has memory of its own, and goes on when there is disk space.
-                    self.watch(instance.id, machine.clone());
-                    live.machine = Some(machine);
-                    return Err(held);
-                }
+                let why = match held_back(&machine) {
+                    Some(held) if !fresh => {
+                        // The machine has memory of its own, and goes on when there is disk space.
+                        self.watch(instance.id, machine.clone());
+                        live.machine = Some(machine);
+                        return Err(held);
+                    }
+                    held => held.unwrap_or(problem),
+                };
                 self.kill_newborn(live, machine).await;
-                Err(held
-                    .unwrap_or(problem)
-                    .hint(format!("see its console: mvm instance logs {}", instance.reference())))
+                let console =
+                    format!("see its console: mvm instance logs {}", instance.reference());
+                Err(why.with_hint(console))
             }
         }
     }

@@ -6,21 +6,17 @@ use super::slot::Live;
 use super::slots::Slots;
 use super::snapshot::{discard_memory, unmark};
 use super::transitions::Transitions;
-use crate::Result;
 use crate::audit::Auditor;
-use crate::problem::OrProblem;
+use crate::error::MachineError;
 use crate::records::Records;
 use crate::stages::{operation, stage};
 use crate::state_dir::{remove_dir, remove_file};
 use crate::wake::Wake;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::recovery::{Verdict, recover};
-use mvm_model::{Code, Instance, InstanceId, Mover, State};
+use mvm_model::{Instance, InstanceId, Mover, State};
 use std::sync::Arc;
-
-/// The reason of a machine that ended before it could be adopted.
-const ENDED: &str = "its hypervisor process ended while the agent started";
 
 /// Completes or undoes operations that were left unfinished.
 pub(crate) struct Recovery {
@@ -155,7 +151,7 @@ impl Recovery {
                         (None, Some(process)) => self.adopt(instance, process).await?,
                         (None, None) => None,
                     };
-                    let machine = adopted.ok_or_else(|| Problem::new(Code::MachineDied, ENDED))?;
+                    let machine = adopted.ok_or(MachineError::EndedAtStart)?;
                     discard_memory(instance, &files)?;
                     self.take_over(instance, machine, state, live).await
                 };
@@ -167,8 +163,8 @@ impl Recovery {
                         self.end_at_once(process, live).await?;
                         Box::pin(self.settle(instance, None, live)).await
                     }
-                    Err(problem) if problem.detail == ENDED => {
-                        self.transitions.set_failed(instance.id, ENDED).await
+                    Err(Error::Machine(ended @ MachineError::EndedAtStart)) => {
+                        self.transitions.set_failed(instance.id, &ended.to_string()).await
                     }
                     outcome => outcome,
                 }
@@ -206,7 +202,7 @@ impl Recovery {
     ) -> Result<Option<Arc<dyn Machine>>> {
         let tenant = self.records.read(|world| world.tenant(&instance.pool.tenant).cloned())?;
         let spec = self.machines.spec(&tenant, instance)?;
-        self.machines.hypervisor().adopt(&spec, process).await.or_problem()
+        self.machines.hypervisor().adopt(&spec, process).await.map_err(Error::from)
     }
 
     /// Puts an adopted machine into its slot, with its vCPUs running or paused as the record says.
@@ -218,8 +214,8 @@ impl Recovery {
         live: &mut Live,
     ) -> Result<()> {
         match state {
-            State::Running => machine.resume().await.or_problem()?,
-            _ => machine.pause().await.or_problem()?,
+            State::Running => machine.resume().await?,
+            _ => machine.pause().await?,
         }
         live.machine = Some(machine.clone());
         self.machines.watch(instance.id, machine);

@@ -3,9 +3,10 @@
 use super::interrupt::Interrupt;
 use super::lifecycle::Instances;
 use super::slot::{Live, Slot};
+use crate::Error;
 use crate::deadlines::SEIZE;
-use mvm_api::Problem;
-use mvm_model::{Code, InstanceId, Mover};
+use crate::error::MachineError;
+use mvm_model::{InstanceId, Mover};
 use tokio::sync::MutexGuard;
 
 impl Instances {
@@ -25,8 +26,8 @@ impl Instances {
             .alone(|world| {
                 // The records cannot change meanwhile, so no lease can be made in between.
                 let may = *by != Mover::Agent && by.check(world.instances.get(&id)?).is_ok();
-                let what = format!("instance {id} is being destroyed");
-                may.then(|| slot.waits.interrupt(Problem::new(Code::Destroyed, what)))
+                let why = || Error::from(MachineError::BeingDestroyed(id));
+                may.then(|| slot.waits.interrupt(why()))
             })
             .await;
         if interrupt.is_none() {

@@ -1,16 +1,14 @@
 //! One slot per instance: only the holder of its gate may change the machine.
 
 use super::interrupt::Waits;
-use crate::Result;
 use crate::deadlines;
+use crate::error::MachineError;
 use crate::locks::locked;
-use crate::problem::IntoProblem;
 use crate::stages::stage;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Adopt;
 use mvm_hypervisor::{Exit, Machine};
-use mvm_model::Code;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -41,10 +39,7 @@ impl Live {
 
     /// Returns the machine, or an error if the instance has none.
     pub(crate) fn machine(&self) -> Result<Arc<dyn Machine>> {
-        self.machine.clone().ok_or_else(|| {
-            Problem::new(Code::WrongState, "the instance has no machine any more")
-                .hint("see why: mvm instance info")
-        })
+        self.machine.clone().ok_or_else(|| MachineError::NoMachine.into())
     }
 
     /// Returns the open channel to a running guest. Connects first where there is none, as after a
@@ -53,17 +48,14 @@ impl Live {
         if let Some(channel) = self.channel.as_ref().filter(|channel| !channel.is_closed()) {
             return Ok(channel.clone());
         }
-        let machine = self.machine.as_ref().ok_or_else(|| {
-            Problem::new(Code::WrongState, "the instance has no running machine")
-                .hint("start it with `mvm instance start` or `mvm instance wake`")
-        })?;
+        let machine = self.machine.as_ref().ok_or(MachineError::NotRunning)?;
         let (socket, window) = (machine.channel(), machine.window());
         let until = deadlines::RESUME.begin();
         let connecting = Channel::connect(&socket, window.as_deref(), until.left());
         let connecting = self.waits.guest(until, connecting);
         let channel = tokio::select! {
             channel = connecting => channel?,
-            exit = machine.exited() => return Err(died(&exit)),
+            exit = machine.exited() => return Err(died(exit)),
         };
         self.channel = Some(channel.clone());
         Ok(channel)
@@ -85,7 +77,7 @@ impl Live {
             let Some(machine) = slot.take() else { continue };
             if let Err(error) = machine.kill().await {
                 *slot = Some(machine);
-                return Err(error.problem());
+                return Err(error.into());
             }
         }
         Ok(())
@@ -100,7 +92,7 @@ pub struct Slot {
     pub(crate) waits: Arc<Waits>,
     sessions: AtomicUsize,
     /// Why the agent itself has ended the machine.
-    end: Lock<Option<Problem>>,
+    end: Lock<Option<Arc<Error>>>,
     /// Why the machine was ended, if it was paused and could not go on.
     given_up: Lock<Option<String>>,
 }
@@ -118,12 +110,12 @@ impl Default for Slot {
 impl Slot {
     /// Notes the reason for which the agent is about to end the machine. The machine's users are
     /// told it.
-    pub(crate) fn note_end(&self, why: Problem) {
+    pub(crate) fn note_end(&self, why: Arc<Error>) {
         *locked(&self.end) = Some(why);
     }
 
     /// Returns why the agent has ended the machine, if it has.
-    pub(crate) fn why_ended(&self) -> Option<Problem> {
+    pub(crate) fn why_ended(&self) -> Option<Arc<Error>> {
         locked(&self.end).clone()
     }
 
@@ -158,17 +150,9 @@ impl Drop for Session {
     }
 }
 
-/// The text in place of the last lines of an empty console.
-pub(super) const NOTHING: &str = "(it printed nothing)";
-
-/// Returns the problem of a machine that ended by itself, with the last lines of its console.
-pub(super) fn died(exit: &Exit) -> Problem {
-    let console = if exit.console.is_empty() { NOTHING } else { &exit.console };
-    let words = format!(
-        "the machine ended by itself: {}\nlast lines of its console:\n{console}",
-        exit.reason
-    );
-    Problem::new(Code::MachineDied, words)
+/// Returns the error of a machine that ended by itself, with the last lines of its console.
+pub(super) fn died(exit: Exit) -> Error {
+    MachineError::Died(Box::new(exit)).into()
 }
 
 /// Returns the time that is sent to a guest, in ns since the Unix epoch.

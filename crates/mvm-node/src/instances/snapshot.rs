@@ -2,7 +2,7 @@
 //! later whether the guest may have run.
 
 use crate::Result;
-use crate::problem::io;
+use crate::error::io;
 use crate::state_dir::{Files, remove_file};
 use mvm_model::Instance;
 use mvm_model::recovery::Snapshot;

@@ -3,10 +3,10 @@
 use super::slot::Live;
 use super::slots::Slots;
 use crate::audit::note_target;
+use crate::error::InternalError;
 use crate::random::random_bytes;
 use crate::records::{RecordSet, Records, not_built};
-use crate::{Result, now};
-use mvm_api::Problem;
+use crate::{Error, Result, now};
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
 use mvm_model::{CacheDisk, Instance, InstanceId, Intent, Mover, PoolRef, State, Tenant, WayUp};
@@ -108,7 +108,7 @@ impl Transitions {
         &self,
         live: &mut Live,
         id: InstanceId,
-        problem: Problem,
+        problem: Error,
     ) -> Result<()> {
         if let Err(second) = live.kill().await {
             tracing::error!(instance = %id, "cannot end a machine: {second}");
@@ -258,7 +258,7 @@ pub(crate) fn new_instance(
         .iter()
         .map(|number| InstanceId::from_number(*number))
         .find(|id| !world.instances.contains_key(id))
-        .ok_or_else(|| Problem::internal("no free instance id was drawn"))?;
+        .ok_or(InternalError::NoInstanceId)?;
     Ok(Instance {
         id,
         pool: reference.clone(),

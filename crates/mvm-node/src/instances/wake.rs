@@ -10,11 +10,9 @@ use super::halted::held_back;
 use super::lifecycle::Instances;
 use super::slot::Live;
 use super::snapshot::{mark, unmark};
-use crate::Result;
 use crate::deadlines::WAKE;
-use crate::problem::OrProblem;
 use crate::state_dir::remove_file;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_hypervisor::Machine;
 use mvm_model::recovery::Snapshot;
 use mvm_model::{Instance, InstanceId, Mover, State, Tenant, WayUp};
@@ -23,11 +21,11 @@ use std::sync::Arc;
 /// Why a machine could not be woken.
 enum Unwoken {
     /// The guest has not run: the instance remains asleep.
-    Asleep(Problem),
+    Asleep(Error),
     /// The guest may have run: the instance cannot be woken any more.
-    Lost(Problem),
+    Lost(Error),
     /// The process cannot be ended, so it is unknown whether the guest runs.
-    Unsure(Problem),
+    Unsure(Error),
 }
 
 impl Instances {
@@ -59,7 +57,7 @@ impl Instances {
                 .make_ready(live, &tenant, &instance, machine.clone(), WAKE, false)
                 .await?;
             if to == State::Warm {
-                machine.pause().await.or_problem()?;
+                machine.pause().await?;
             }
             Ok(())
         };
@@ -115,7 +113,7 @@ impl Instances {
         let files = self.machines.files(instance.id);
         live.machine = Some(machine.clone());
         let resumed = match mark(&files).await {
-            Ok(()) => machine.resume().await.or_problem(),
+            Ok(()) => machine.resume().await.map_err(Error::from),
             Err(problem) => Err(problem),
         };
         let Err(problem) = resumed else { return Ok(machine) };

@@ -10,7 +10,6 @@ use super::lifecycle::Instances;
 use super::slot::{Live, Slot};
 use super::transitions::reached;
 use crate::Result;
-use crate::problem::OrProblem;
 use crate::stages::operation;
 use mvm_hypervisor::Machine;
 use mvm_model::{Instance, InstanceId, State, WayUp};
@@ -76,7 +75,7 @@ impl Instances {
         machine: &Arc<dyn Machine>,
     ) -> Result<()> {
         let outcome = async {
-            machine.resume().await.or_problem()?;
+            machine.resume().await?;
             live.greet().await
         };
         match outcome.await {

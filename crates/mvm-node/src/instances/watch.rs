@@ -1,10 +1,10 @@
 //! Watches machines that are up: records their end, and follows their pauses (`follower.rs`).
 
 use super::halted::Halted;
-use super::slot::{NOTHING, Slot, died};
+use super::slot::{Slot, died};
 use super::slots::Slots;
 use super::transitions::Transitions;
-use crate::problem::{IntoProblem, io};
+use crate::error::NOTHING;
 use crate::records::Records;
 use crate::state_dir::StateDir;
 use crate::wake::Wake;
@@ -56,13 +56,13 @@ impl MachineWatch {
             live.channel = None;
             let outcome = match exit.clean {
                 true => watch.transitions.set_ended(id, &exit.reason).await,
-                false => watch.transitions.set_failed(id, &died(&exit).to_string()).await,
+                false => watch.transitions.set_failed(id, &died(exit.clone()).to_string()).await,
             };
             if let Err(problem) = outcome {
                 tracing::error!(instance = %id, "cannot record the end of a machine: {problem}");
             }
             if let Err(error) = machine.kill().await {
-                tracing::error!(instance = %id, "{}", error.problem());
+                tracing::error!(instance = %id, "{error}");
             }
             watch.wake.notify();
         });
@@ -76,7 +76,7 @@ impl MachineWatch {
 
 /// Returns the last lines of a log, or a text that says that it is empty.
 fn last_lines(path: &Path, count: usize) -> String {
-    let text = std::fs::read(path).map_err(|e| io("read", e)).unwrap_or_default();
+    let text = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     match lines.len() {

@@ -2,9 +2,8 @@
 
 use super::intake::Arrival;
 use super::queue::Jobs;
-use crate::Result;
 use crate::records::RecordSet;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_model::JobId;
 use mvm_model::intake::Account;
 
@@ -19,7 +18,7 @@ impl Jobs {
                 job.pool.tenant == tenant && job.id != id && !job.state.has_ended()
             };
             let others: Vec<JobId> = world.jobs.values().filter(live).map(|job| job.id).collect();
-            Ok::<_, Problem>((Account { tenant, quotas, used }, others))
+            Ok::<_, Error>((Account { tenant, quotas, used }, others))
         })?;
         // The inputs of jobs that have not ended are in no record, so the usage does not count
         // them.

@@ -3,10 +3,10 @@
 
 use super::queue::Jobs;
 use crate::Result;
+use crate::error::JobError;
 use crate::locks::locked;
-use mvm_api::Problem;
 use mvm_guest::frame::Frame;
-use mvm_model::{Code, JobId, JobState};
+use mvm_model::{JobId, JobState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Take;
@@ -48,9 +48,7 @@ impl Jobs {
         let job = self.records.read(|world| world.job(id).cloned())?;
         let fresh = job.state == JobState::Preparing;
         if !fresh && !job.attached {
-            let what = format!("job {id} is {} and attached to no client", job.state);
-            return Err(Problem::new(Code::WrongState, what)
-                .hint(format!("follow it with `mvm job logs -f {id}`")));
+            return Err(JobError::NotAttached { id, state: job.state }.into());
         }
         let (client, output) = mpsc::channel(BEHIND);
         let mut number = 0;

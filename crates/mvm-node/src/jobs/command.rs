@@ -6,7 +6,7 @@ use super::job_channel::{JobChannel, JobSignal};
 use super::limit::until;
 use super::log::Log;
 use super::runner::{Runner, WORK};
-use mvm_api::Problem;
+use crate::Error;
 use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
 use mvm_guest::exec::{ExecInput, ExecOutput, ExecStream, Output};
@@ -92,7 +92,7 @@ impl Printer {
                 self.unless_stopping().await;
                 // The command runs on without its log.
                 tracing::warn!("a job's log ends here: {problem}");
-                self.cut = Some(format!("its log is cut short: {}", problem.detail));
+                self.cut = Some(format!("its log is cut short: {}", problem.detail()));
                 self.log = None;
             }
             self.channel.client()
@@ -302,7 +302,7 @@ impl Runner {
     pub(super) fn lost(&self, why: &str) -> Outcome {
         // The machine's end is the reason; the broken channel is only its consequence.
         let slot = self.dispatcher.instances.slot(self.instance.id);
-        let given_up = slot.why_ended().map(|ended| ended.detail).or_else(|| slot.given_up());
+        let given_up = slot.why_ended().map(|ended| ended.detail()).or_else(|| slot.given_up());
         let why = given_up.as_deref().unwrap_or(why);
         let reason = format!("its machine {} went away: {why}", self.instance.reference());
         Outcome::because(JobState::Lost, reason)
@@ -341,7 +341,7 @@ enum Gone {
     /// The machine does not exist or does not run.
     Machine(String),
     /// The guest does not answer.
-    Silent(Problem),
+    Silent(Error),
 }
 
 async fn connect(dispatcher: &Dispatcher, id: InstanceId) -> std::result::Result<Channel, Gone> {

@@ -7,10 +7,9 @@
 
 use crate::Result;
 use crate::blocking::blocking;
-use crate::problem::io;
+use crate::error::{InternalError, JobError, io};
 use crate::state_dir::{StateDir, write_atomically};
-use mvm_api::Problem;
-use mvm_model::{Code, Job, JobId};
+use mvm_model::{Job, JobId};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -107,7 +106,7 @@ impl JobFiles {
 }
 
 fn keep(file: &Path, values: &Values) -> Result<()> {
-    let bytes = serde_json::to_vec(values).map_err(|e| Problem::internal(e.to_string()))?;
+    let bytes = serde_json::to_vec(values).map_err(InternalError::Json)?;
     write_atomically(file, &bytes, 0o600)?;
     let mut dirs = file.ancestors().skip(1).take(2);
     dirs.try_for_each(|dir| File::open(dir).and_then(|dir| dir.sync_all()))
@@ -115,13 +114,9 @@ fn keep(file: &Path, values: &Values) -> Result<()> {
 }
 
 fn read(file: &Path) -> Result<Values> {
-    let damaged = |cause: &dyn std::fmt::Display| {
-        let detail =
-            format!("the values of its variables cannot be read: {}: {cause}", file.display());
-        Problem::new(Code::RecordDamaged, detail).hint("submit it again")
-    };
-    let bytes = std::fs::read(file).map_err(|e| damaged(&e))?;
-    serde_json::from_slice(&bytes).map_err(|e| damaged(&e))
+    let damaged = |source| JobError::ValuesDamaged { file: file.to_owned(), source };
+    let bytes = std::fs::read(file).map_err(|e| damaged(e.into()))?;
+    Ok(serde_json::from_slice(&bytes).map_err(|e| damaged(e.into()))?)
 }
 
 fn forget(file: &Path) -> Result<()> {

@@ -4,10 +4,9 @@ use super::dispatcher::Dispatcher;
 use super::intake::Arrival;
 use super::limit::{Cut, Limit};
 use super::runner::WORK;
-use crate::Result;
-use crate::problem::{IntoProblem, io};
+use crate::error::io;
 use crate::state_dir::remove_file;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_archive::{Notes, plain};
 use mvm_guest::channel::Channel;
 use mvm_model::job::{Artifact, JobState, Outcome};
@@ -90,7 +89,7 @@ impl Harvest<'_> {
             let arrival = dispatcher.jobs.arrival(id).await?;
             let mut file = Bounded { file, room: MAX_ARTIFACT, arrival, denied: None };
             let notes = match channel.get(&source, &mut file).await {
-                Err(error) => return Err(file.denied.take().unwrap_or_else(|| error.problem())),
+                Err(error) => return Err(file.denied.take().unwrap_or_else(|| error.into())),
                 Ok(notes) => notes,
             };
             let bytes = file.file.metadata().await.map_err(failed)?.len();
@@ -161,7 +160,7 @@ struct Bounded {
     room: u64,
     arrival: Arrival,
     /// Why the file took no more.
-    denied: Option<Problem>,
+    denied: Option<Error>,
 }
 
 impl AsyncWrite for Bounded {

@@ -1,11 +1,10 @@
 //! Checks bytes while they arrive for jobs: inputs from clients, and artifacts from guests.
 
-use crate::Result;
+use crate::error::{JobError, io};
 use crate::locks::locked;
-use crate::problem::io;
-use mvm_api::Problem;
+use crate::{Error, Result};
+use mvm_model::Name;
 use mvm_model::intake::{self, Account, Denied, Room};
-use mvm_model::{Code, Name};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
@@ -83,15 +82,10 @@ impl Arrival {
     }
 }
 
-fn no_room(disk: &Path, arriving: u64, room: Room, reserve: u64) -> Problem {
-    let [arriving, free, reserve] = [arriving, room.free, reserve].map(|bytes| bytes >> 20);
-    let what = format!(
-        "{} has {free} MiB left, of which {reserve} are kept back: the {arriving} MiB that arrive for \
-         this tenant may not take more than they leave to others",
-        disk.display()
-    );
-    Problem::new(Code::NoSpace, what)
-        .hint("free some space: mvm image gc, or destroy instances that are not needed")
+fn no_room(disk: &Path, arriving: u64, room: Room, reserve: u64) -> Error {
+    let sizes = [arriving, room.free, reserve].map(|bytes| bytes >> 20);
+    let ([arriving_mib, free_mib, reserve_mib], disk) = (sizes, disk.to_owned());
+    JobError::NoRoom { disk, arriving_mib, free_mib, reserve_mib }.into()
 }
 
 impl Drop for Arrival {

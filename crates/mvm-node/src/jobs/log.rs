@@ -3,7 +3,7 @@
 
 use super::queue::Jobs;
 use crate::Result;
-use crate::problem::io;
+use crate::error::io;
 use mvm_guest::frame::{self, Frame};
 use mvm_model::JobId;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,8 @@
 //! Chooses the next job and its instance, from the records alone.
 
-use crate::Result;
 use crate::instances::new_instance;
 use crate::records::RecordSet;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_model::admission::admit_state;
 use mvm_model::cache;
 use mvm_model::choose::choose;
@@ -17,12 +16,12 @@ pub(super) fn is_queued(job: &Job) -> bool {
 }
 
 /// Returns whether the problem passes once something else has ended, so that the job should wait.
-pub(super) fn passes(problem: &Problem) -> bool {
-    problem.code.known().is_some_and(job_queue::waits_for)
+pub(super) fn passes(error: &Error) -> bool {
+    error.code().known().is_some_and(job_queue::waits_for)
 }
 
 /// Returns why the first job of a queue cannot get an instance now.
-pub(super) fn obstacle(world: &RecordSet, job: &Job) -> Option<Problem> {
+pub(super) fn obstacle(world: &RecordSet, job: &Job) -> Option<Error> {
     // The instance is never recorded, so its id need not be random.
     let drawn: Vec<u32> = (0..=world.instances.len() as u32).collect();
     place(world, job, &drawn).err()

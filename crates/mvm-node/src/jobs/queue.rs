@@ -5,17 +5,16 @@ use super::intake::Intake;
 use super::job_channel::{JobChannel, JobSignal};
 use super::placing::obstacle;
 use crate::clock::Shown;
+use crate::error::{InternalError, JobError, io};
 use crate::locks::locked;
-use crate::problem::io;
 use crate::records::{RecordSet, Records, no_job};
 use crate::state_dir::{StateDir, make_dir, remove_dir, remove_file};
 use crate::{Result, now};
 use futures::{Stream, StreamExt};
-use mvm_api::Problem;
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
 use mvm_model::job::{self, JobState, Outcome};
 use mvm_model::job_queue;
-use mvm_model::{Code, Fault, Job, JobId, PoolRef};
+use mvm_model::{Fault, Job, JobId, PoolRef};
 use mvm_server::Peer;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
@@ -138,7 +137,7 @@ impl Jobs {
                     return Err(crate::records::not_built(pool));
                 }
                 if world.jobs.contains_key(&id) {
-                    return Err(Problem::internal("no free job id was drawn"));
+                    return Err(InternalError::NoJobId.into());
                 }
                 let has = |name: &mvm_model::Name| {
                     record.caches.iter().any(|disk| disk.cache.name == *name)
@@ -185,13 +184,11 @@ impl Jobs {
             let mut file = tokio::fs::File::create(&early).await.map_err(failed)?;
             let mut taken = 0;
             while let Some(piece) = body.next().await {
-                let piece = piece.map_err(|cause| {
-                    Problem::new(Code::InputsIncomplete, format!("the inputs broke off: {cause}"))
-                })?;
+                let piece =
+                    piece.map_err(|cause| JobError::InputsBrokeOff { cause: cause.to_string() })?;
                 taken += piece.len() as u64;
                 if taken > MAX_INPUTS {
-                    let what = format!("the inputs have over {} GiB", MAX_INPUTS >> 30);
-                    return Err(Problem::new(Code::TooLarge, what));
+                    return Err(JobError::InputsTooLarge { gib: MAX_INPUTS >> 30 }.into());
                 }
                 arrival.room_for(piece.len() as u64)?;
                 file.write_all(&piece).await.map_err(failed)?;
@@ -262,7 +259,7 @@ impl Jobs {
                 return Ok(job);
             }
             if changed.changed().await.is_err() {
-                return Err(Problem::internal("a job's channel was cleared away"));
+                return Err(InternalError::ChannelCleared.into());
             }
         }
     }
@@ -365,8 +362,7 @@ impl Jobs {
 fn preparing(world: &RecordSet, id: JobId) -> Result<()> {
     match world.job(id)?.state {
         JobState::Preparing => Ok(()),
-        state => Err(Problem::new(Code::WrongState, format!("job {id} is {state}"))
-            .hint("inputs are given before a job is queued: submit another")),
+        state => Err(JobError::InputsTooLate { id, state }.into()),
     }
 }
 
@@ -382,7 +378,7 @@ fn view_of(world: &RecordSet, job: &Job) -> JobView {
         view.position = queue.iter().position(|other| other.id == job.id).map(|index| index + 1);
     }
     if view.position == Some(1) {
-        view.waits_for = obstacle(world, job).map(|problem| problem.detail);
+        view.waits_for = obstacle(world, job).map(|problem| problem.detail());
     }
     view
 }

@@ -5,7 +5,6 @@ use super::attach::AWAY;
 use super::dispatcher::Dispatcher;
 use super::job_channel::JobSignal;
 use super::run::run;
-use crate::problem::OrProblem;
 use crate::records::RecordSet;
 use crate::state_dir::{remove_dir, remove_file};
 use crate::{Result, now};
@@ -68,7 +67,7 @@ impl Dispatcher {
                 Ok(())
             })
             .await?;
-        self.records.store().scrub().await.or_problem()?;
+        self.records.store().scrub().await?;
         Ok(())
     }
 

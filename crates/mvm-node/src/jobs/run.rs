@@ -10,10 +10,9 @@ use super::log::{self, Log};
 use super::placing::passes;
 use super::queue::Jobs;
 use super::runner::Runner;
-use crate::problem::OrProblem;
+use crate::error::InternalError;
 use crate::state_dir::remove_file;
-use crate::{Result, now};
-use mvm_api::Problem;
+use crate::{Error, Result, now};
 use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Hello;
@@ -32,7 +31,7 @@ enum Unbegun {
     /// There was no quota or space. The instance is unchanged, and the job waits again.
     NoRoom,
     /// The instance could not be brought up.
-    NoMachine(Problem),
+    NoMachine(Error),
     /// The job itself is the cause, or has ended.
     Over(Outcome),
 }
@@ -43,9 +42,9 @@ impl From<Outcome> for Unbegun {
     }
 }
 
-impl From<Problem> for Unbegun {
-    fn from(problem: Problem) -> Self {
-        Unbegun::NoMachine(problem)
+impl From<Error> for Unbegun {
+    fn from(error: Error) -> Self {
+        Unbegun::NoMachine(error)
     }
 }
 
@@ -68,8 +67,7 @@ pub(super) async fn run(
         Runner { dispatcher: dispatcher.clone(), channel, id, instance, limit, cut: false, again };
     // A task of its own, so that the job ends even if the run panics.
     let ended = tokio::spawn(runner.run()).await;
-    let (cut, ended) =
-        ended.unwrap_or_else(|error| (true, Err(Problem::internal(error.to_string()))));
+    let (cut, ended) = ended.unwrap_or_else(|error| (true, Err(InternalError::Task(error).into())));
     let untouched = matches!(ended, Ok(None));
     let recorded = match ended {
         Ok(Some(job)) => Ok(job),
@@ -95,7 +93,7 @@ pub(super) async fn run(
         let outcome = match &recorded {
             Ok(job) if job.state == JobState::Succeeded => OK.to_owned(),
             Ok(job) => job.state.to_string(),
-            Err(problem) => problem.code.to_string(),
+            Err(problem) => problem.code().to_string(),
         };
         act.end(&outcome).await;
     }
@@ -124,7 +122,7 @@ async fn record_end(
     let mut told = false;
     loop {
         match jobs.record(id, &change).await {
-            Err(full) if full.code == Code::NoSpace => {
+            Err(full) if full.code() == Code::NoSpace => {
                 if !told {
                     tracing::warn!(job = %id, "its end waits to be recorded: {full}");
                     told = true;
@@ -188,7 +186,7 @@ impl Runner {
                 async move { bringer.instances.bring(machine, State::Running, &by).await },
             );
         let brought = self.hold("its machine was brought up", brought).await?;
-        match brought.unwrap_or_else(|error| Err(Problem::internal(error.to_string()))) {
+        match brought.unwrap_or_else(|error| Err(InternalError::Task(error).into())) {
             Err(problem) if passes(&problem) => return Err(Unbegun::NoRoom),
             outcome => outcome?,
         };
@@ -196,7 +194,8 @@ impl Runner {
         let connect = async { slot.gate.lock().await.channel().await };
         let channel = self.hold("its machine was brought up", connect).await??;
         self.limit.begin(Duration::ZERO);
-        let hello = self.hold("its guest was greeted", channel.hello()).await?.or_problem()?;
+        let hello =
+            self.hold("its guest was greeted", channel.hello()).await?.map_err(Error::from)?;
         let mounted = dispatcher.caches.open(machine, &channel);
         self.hold("its caches were mounted", mounted).await??;
         let claim = began.elapsed();
@@ -213,7 +212,7 @@ impl Runner {
                 let reason = format!("its inputs cannot be unpacked: {message}");
                 Err(Unbegun::Over(Outcome::because(JobState::Failed, reason)))
             }
-            other => Ok(other.or_problem()?),
+            other => Ok(other.map_err(Error::from)?),
         }
     }
 

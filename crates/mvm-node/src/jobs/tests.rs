@@ -68,7 +68,7 @@ fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
         while at != At::Run && agent.base.records.read(|w| w.instances.contains_key(&machine)) {
             changes.changed().await.expect("a node");
         }
-        Ok::<_, mvm_api::Problem>(job)
+        Ok::<_, crate::Error>(job)
     });
     host.disconnect();
     job.expect("nobody kills this agent").expect("a job")
@@ -205,7 +205,7 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
         assert!(!file(waits.id).exists());
         // Values that cannot be read are not guessed.
         assert_eq!(
-            agent.work.jobs.files.values_of(&job).await.unwrap_err().code,
+            agent.work.jobs.files.values_of(&job).await.unwrap_err().code(),
             Code::RecordDamaged
         );
     })
@@ -282,7 +282,7 @@ fn an_artifact_without_end_takes_no_room_from_another_tenants_job() {
         // The refused bytes are removed, so the tenant can submit further jobs.
         let again = leave(&agent, &runners(), "input").await?;
         let again = agent.work.jobs.ended(again).await?;
-        Ok::<_, mvm_api::Problem>((jobs, again, least.load(Ordering::SeqCst), reserve))
+        Ok::<_, crate::Error>((jobs, again, least.load(Ordering::SeqCst), reserve))
     });
     host.disconnect();
     let ((greedy, modest), again, least, reserve) =
@@ -321,7 +321,7 @@ fn artifacts_count_against_the_disk_quota_of_their_tenant() {
         let none = QuotaPatch { max_disk_gib: Some(0), ..QuotaPatch::default() };
         agent.pools.tenants.update(&runners().tenant, none).await?;
         agent.work.jobs.queue(endless, false).await?;
-        Ok::<_, mvm_api::Problem>((before, kept, after, agent.work.jobs.ended(endless).await?))
+        Ok::<_, crate::Error>((before, kept, after, agent.work.jobs.ended(endless).await?))
     });
     host.disconnect();
     let (before, kept, after, endless) = ended.expect("nobody kills this agent").expect("jobs");

@@ -5,10 +5,10 @@
 use super::{Leases, held_by, leased, may_run};
 use crate::Result;
 use crate::audit;
+use crate::error::InternalError;
 use crate::instances::{HeldWarm, draw_ids, new_instance};
 use crate::lease_request::LeaseRequest;
 use crate::records::{RecordSet, Transaction};
-use mvm_api::Problem;
 use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::mover::may_take;
@@ -80,7 +80,7 @@ impl Leases {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Problem::internal("a claim ended without a result")))
+        Err(last.unwrap_or_else(|| InternalError::ClaimWithoutResult.into()))
     }
 
     /// Brings a leased instance to `running`. A warm instance whose record already says so is only
@@ -140,7 +140,7 @@ impl Leases {
             let outcome = self.bring_up(reference.id, warm, &lease).await;
             let Err(problem) = outcome else { return outcome };
             // The lease was ended while this call waited for the gate: take a new one.
-            if problem.code != Code::LeaseEnded || tries == 0 {
+            if problem.code() != Code::LeaseEnded || tries == 0 {
                 self.restore_lease(&before).await?;
                 return Err(problem);
             }

@@ -6,13 +6,13 @@ pub(crate) use acquire::{Choice, Readiest};
 
 use crate::audit::{self, Auditor};
 use crate::caches::Caches;
+use crate::error::Missing;
 use crate::holders::{LeaseHolders, job_on};
 use crate::instances::{Instances, Slots, draw_ids, new_instance};
 use crate::lease_request::{LeaseRequest, checked};
 use crate::records::{RecordSet, Records};
 use crate::wake::Wake;
-use crate::{Result, now};
-use mvm_api::Problem;
+use crate::{Error, Result, now};
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_model::admission::admit_state;
 use mvm_model::lease::Purpose;
@@ -231,8 +231,8 @@ impl Leases {
     }
 }
 
-fn no_lease(id: &str) -> Problem {
-    crate::problem::not_found(format!("lease {id}"), "see the leases with `mvm lease list`")
+fn no_lease(id: &str) -> Error {
+    Missing::Lease(id.to_owned()).into()
 }
 
 /// Returns the instance with this lease.

@@ -5,10 +5,9 @@ mod repairs;
 
 pub(crate) use repairs::Repairs;
 
-use crate::Result;
 use crate::names::Names;
-use crate::problem::OrProblem;
 use crate::records::{RecordSet, Records};
+use crate::{Error, Result};
 use ipnet::Ipv4Net;
 use mvm_model::egress::Protocol;
 use mvm_model::{EgressMode, Instance, Pool, Tenant};
@@ -53,12 +52,12 @@ impl Links {
 
     /// Returns the largest packet that can leave this host, in bytes.
     pub(crate) async fn mtu(&self) -> Result<u32> {
-        self.network.uplink_mtu().await.or_problem()
+        self.network.uplink_mtu().await.map_err(Error::from)
     }
 
     /// Returns the counters of the instance's tap, as the host sees them.
     pub(crate) async fn counters(&self, instance: &Instance) -> Result<Counters> {
-        self.network.counters(&self.tap_name(instance)).await.or_problem()
+        self.network.counters(&self.tap_name(instance)).await.map_err(Error::from)
     }
 
     /// Returns whether the instance's tap was deleted; false where the network cannot be read.
@@ -91,7 +90,7 @@ impl Links {
 
     /// Makes the tenant's bridge.
     async fn connect_tenant(&self, tenant: &Tenant) -> Result<()> {
-        self.network.ensure_bridge(&self.bridge_of(tenant)).await.or_problem()
+        self.network.ensure_bridge(&self.bridge_of(tenant)).await.map_err(Error::from)
     }
 
     /// Returns the description of the tenant's bridge.
@@ -119,23 +118,23 @@ impl Links {
         self.apply_rules().await?;
         let tap = self.tap_of(tenant, instance);
         let network = &self.network;
-        network.ensure_tap(&tap).await.or_problem()?;
-        let mtu = network.uplink_mtu().await.or_problem()?;
-        network.set_mtu(&tap.name, mtu).await.or_problem()
+        network.ensure_tap(&tap).await?;
+        let mtu = network.uplink_mtu().await?;
+        network.set_mtu(&tap.name, mtu).await.map_err(Error::from)
     }
 
     /// Removes the tap of an instance that is being destroyed.
     pub async fn disconnect_instance(&self, instance: &Instance) -> Result<()> {
         let _turn = self.turn.lock().await;
-        self.network.remove_tap(&self.tap_name(instance)).await.or_problem()
+        self.network.remove_tap(&self.tap_name(instance)).await.map_err(Error::from)
     }
 
     /// Removes the bridge and the rules of a destroyed tenant.
     pub async fn disconnect_tenant(&self, tenant: &Tenant) -> Result<()> {
         let _turn = self.turn.lock().await;
-        self.network.remove_bridge(&self.bridge_name(tenant)).await.or_problem()?;
+        self.network.remove_bridge(&self.bridge_name(tenant)).await?;
         if self.records.read(|world| world.tenants.is_empty()) {
-            return self.network.clear().await.or_problem();
+            return self.network.clear().await.map_err(Error::from);
         }
         self.apply_rules().await
     }
@@ -144,7 +143,7 @@ impl Links {
     /// holds the turn.
     async fn apply_rules(&self) -> Result<()> {
         let rules = self.records.read(|world| self.rules(world));
-        match self.network.apply(&rules).await.or_problem()? {
+        match self.network.apply(&rules).await? {
             Applied::Already | Applied::Changed => Ok(()),
             Applied::Restored(lost) => self.walls_were_gone(&lost).await,
         }
@@ -187,7 +186,7 @@ impl Links {
             expected.extend(world.instances.values().map(|i| self.tap_name(i)));
             (tenants, expected)
         });
-        for link in self.network.list().await.or_problem()? {
+        for link in self.network.list().await? {
             if expected.contains(&link.name) {
                 continue;
             }
@@ -195,8 +194,7 @@ impl Links {
             match link.kind {
                 mvm_network::LinkKind::Bridge => self.network.remove_bridge(&link.name).await,
                 mvm_network::LinkKind::Tap => self.network.remove_tap(&link.name).await,
-            }
-            .or_problem()?;
+            }?;
         }
         if tenants.is_empty() {
             return Ok(());

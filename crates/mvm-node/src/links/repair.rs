@@ -4,7 +4,6 @@
 use super::Links;
 use crate::Result;
 use crate::clock::wall;
-use crate::problem::OrProblem;
 use crate::records::RecordSet;
 use mvm_api::types::{DifferenceKind, NetworkDifference, NetworkReport};
 use mvm_model::event::{of_links, of_walls};
@@ -21,10 +20,10 @@ impl Links {
         }
         // Rules come first, so that no packet passes a restored link without rules.
         if let Err(problem) = self.apply_rules().await {
-            tracing::error!(code = %problem.code, "the firewall rules are not in force: {problem}");
+            tracing::error!(code = %problem.code(), "the firewall rules are not in force: {problem}");
         }
         self.keep_links().await.unwrap_or_else(|problem| {
-            tracing::error!(code = %problem.code, "links are not as they should be: {problem}");
+            tracing::error!(code = %problem.code(), "links are not as they should be: {problem}");
             Vec::new()
         })
     }
@@ -33,7 +32,7 @@ impl Links {
     /// whose machines have lost their tap.
     pub(crate) async fn keep_links(&self) -> Result<Vec<InstanceId>> {
         let wanted = self.records.read(|world| self.wanted(world));
-        let done = self.network.mend(&wanted).await.or_problem()?;
+        let done = self.network.mend(&wanted).await?;
         if !done.mended.is_empty() {
             self.links_were_gone(&done.mended).await?;
         }
@@ -84,7 +83,7 @@ impl Links {
     /// Checks, before a guest runs or is leased, that its rules are in force, and restores them if
     /// not. A machine whose rules cannot be applied is not leased.
     pub(crate) async fn behind_walls(&self) -> Result<()> {
-        if self.network.stands().or_problem()? {
+        if self.network.stands()? {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
@@ -95,7 +94,7 @@ impl Links {
     pub(crate) async fn verify(&self) -> Result<NetworkReport> {
         let _turn = self.turn.lock().await;
         let wanted = self.records.read(|world| self.wanted(world));
-        let found = self.network.differences(&wanted).await.or_problem()?;
+        let found = self.network.differences(&wanted).await?;
         let differences = found.into_iter().map(|difference| NetworkDifference {
             kind: match difference.kind {
                 Differs::Link => DifferenceKind::Link,

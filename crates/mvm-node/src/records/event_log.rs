@@ -4,7 +4,6 @@ use super::record_set::RecordSet;
 use crate::Result;
 use crate::clock::wall_of;
 use crate::labels::{Labels, of_pool};
-use crate::problem::OrProblem;
 use mvm_model::event::Event;
 use mvm_model::{Instance, InstanceId, Millis, State};
 use mvm_store::{Record, Store};
@@ -39,7 +38,7 @@ pub struct EventLog {
 impl EventLog {
     /// Opens the log, which continues after the last event in the store.
     pub(crate) async fn open(store: &dyn Store) -> Result<EventLog> {
-        let last = store.last(PREFIX).await.or_problem()?;
+        let last = store.last(PREFIX).await?;
         let last = last.and_then(|record| record.key.strip_prefix(PREFIX)?.parse::<u64>().ok());
         Ok(EventLog {
             next: AtomicU64::new(last.unwrap_or(0) + 1),
@@ -69,7 +68,7 @@ impl EventLog {
     /// Returns the stored events after `since`, oldest first.
     pub(super) async fn after(&self, store: &dyn Store, since: u64) -> Result<Vec<Event>> {
         let from = key(since.saturating_add(1));
-        let records = store.list_from(PREFIX, &from).await.or_problem()?;
+        let records = store.list_from(PREFIX, &from).await?;
         let read = |record: &Record| serde_json::from_slice(&record.value).ok();
         Ok(records.iter().filter_map(read).collect())
     }

@@ -21,7 +21,6 @@ pub(crate) use record_set::{RecordSet, no_job, not_built};
 pub(crate) use transaction::Transaction;
 
 use crate::Result;
-use crate::problem::OrProblem;
 use crate::stages::stage;
 use mvm_model::event::Event;
 use mvm_model::{Instance, InstanceId};
@@ -87,7 +86,7 @@ impl Records {
             }
             let (writes, mut sealed) = changes.seal(&world, &self.events);
             drop(world);
-            self.store.commit(writes).await.or_problem()?;
+            self.store.commit(writes).await?;
             self.publish(|world| sealed.apply(world));
             self.events.publish(sealed.events);
             self.generation.send_modify(|generation| *generation += 1);

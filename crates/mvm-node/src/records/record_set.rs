@@ -1,13 +1,12 @@
 //! The records of the node as of one moment.
 
 use super::in_force::InForce;
-use crate::Result;
-use crate::problem::{OrProblem, not_found};
-use mvm_api::Problem;
+use crate::error::{Missing, NodeError, PoolError};
+use crate::{Error, Result};
 use mvm_api::fleet::Leader;
 use mvm_model::expose::Expose;
 use mvm_model::{
-    Code, Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
+    Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
 };
 use mvm_store::Store;
 use serde::de::DeserializeOwned;
@@ -62,37 +61,30 @@ impl RecordSet {
         Ok(world)
     }
 
-    /// Returns the tenant, or a problem with a hint.
+    /// Returns the tenant, or an error with a hint.
     pub fn tenant(&self, name: &Name) -> Result<&Tenant> {
-        self.tenants.get(name).ok_or_else(|| {
-            not_found(format!("tenant {name}"), "see the tenants with `mvm tenant list`")
-        })
+        self.tenants.get(name).ok_or_else(|| Missing::Tenant(name.clone()).into())
     }
 
-    /// Returns the pool, or a problem that says what is missing.
+    /// Returns the pool, or an error that says what is missing.
     pub fn pool(&self, reference: &PoolRef) -> Result<&Pool> {
         self.tenant(&reference.tenant)?;
-        self.pools.get(reference).ok_or_else(|| {
-            not_found(format!("pool {reference}"), "see the pools with `mvm pool list`")
-        })
+        self.pools.get(reference).ok_or_else(|| Missing::Pool(reference.clone()).into())
     }
 
-    /// Returns the instance, or a problem that says what is missing.
+    /// Returns the instance, or an error that says what is missing.
     pub fn instance(&self, reference: &InstanceRef) -> Result<&Instance> {
         self.pool(&reference.pool)?;
-        self.instances.get(&reference.id).filter(|i| i.pool == reference.pool).ok_or_else(|| {
-            not_found(format!("instance {reference}"), "see the instances with `mvm instance list`")
-        })
+        let known = self.instances.get(&reference.id).filter(|i| i.pool == reference.pool);
+        known.ok_or_else(|| Missing::Instance(reference.clone()).into())
     }
 
     /// Returns the instance with this id.
     pub fn by_id(&self, id: InstanceId) -> Result<&Instance> {
-        self.instances.get(&id).ok_or_else(|| {
-            not_found(format!("instance {id} any more"), "it was destroyed in the meantime")
-        })
+        self.instances.get(&id).ok_or_else(|| Missing::InstanceId(id).into())
     }
 
-    /// Returns the job, or a problem with a hint.
+    /// Returns the job, or an error with a hint.
     pub fn job(&self, id: JobId) -> Result<&Job> {
         self.jobs.get(&id).ok_or_else(|| no_job(id))
     }
@@ -130,28 +122,23 @@ impl RecordSet {
     }
 }
 
-/// Returns the problem that the job does not exist.
-pub(crate) fn no_job(id: JobId) -> Problem {
-    not_found(format!("job {id}"), "see the jobs with `mvm job list`")
+/// Returns the error that the job does not exist.
+pub(crate) fn no_job(id: JobId) -> Error {
+    Missing::Job(id).into()
 }
 
-/// Returns the problem that the pool has no image to run.
-pub(crate) fn not_built(pool: &PoolRef) -> Problem {
-    Problem::new(Code::NotBuilt, format!("pool {pool} has no image yet"))
-        .hint(format!("build it: mvm pool build {pool}"))
+/// Returns the error that the pool has no image to run.
+pub(crate) fn not_built(pool: &PoolRef) -> Error {
+    PoolError::NotBuilt(pool.clone()).into()
 }
 
 async fn read<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Vec<T>> {
-    let records = store.list(prefix).await.or_problem()?;
+    let records = store.list(prefix).await?;
     records
         .into_iter()
         .map(|record| {
-            serde_json::from_slice(&record.value).map_err(|cause| {
-                Problem::new(
-                    Code::RecordDamaged,
-                    format!("the record {} cannot be read: {cause}", record.key),
-                )
-            })
+            serde_json::from_slice(&record.value)
+                .map_err(|source| NodeError::RecordDamaged { key: record.key, source }.into())
         })
         .collect()
 }

@@ -7,7 +7,7 @@
 use super::standing::{NOTE, Renewals};
 use crate::Result;
 use crate::clock::wall;
-use crate::problem::io;
+use crate::error::io;
 use crate::records::Records;
 use crate::state_dir::{Files, StateDir, make_dir, remove_dir, write_atomically};
 use crate::wake::Wake;

@@ -9,9 +9,9 @@ use super::lookup::{Template, Templates};
 use super::standing::{NOTE, RENEWED};
 use crate::Result;
 use crate::clock::wall;
+use crate::error::io;
 use crate::labels::of_pool;
 use crate::locks::locked;
-use crate::problem::io;
 use crate::state_dir::{remove_dir, remove_file, write_atomically};
 use mvm_model::template::{CloneEnd, Renewal};
 use mvm_model::{Code, Pool, PoolRef};
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 /// Returns what the end of a clone's start says about its template.
 fn end_of(outcome: &Result<()>) -> CloneEnd {
-    match outcome.as_ref().map_err(|problem| problem.code.known()) {
+    match outcome.as_ref().map_err(|problem| problem.code().known()) {
         Ok(()) => CloneEnd::Answered,
         Err(Some(Code::RestoreFailed)) => CloneEnd::Unusable,
         Err(Some(

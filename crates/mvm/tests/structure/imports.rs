@@ -94,7 +94,7 @@ impl Crate {
 }
 
 /// Returns whether an item is compiled for tests only.
-fn is_test(attributes: &[Attribute]) -> bool {
+pub fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let cfg = attribute.path().is_ident("cfg") && {
             let text = quote(attribute);

@@ -8,6 +8,7 @@
 mod blocks;
 mod exceptions;
 mod imports;
+mod problems;
 mod sizes;
 
 use imports::Crate;
@@ -72,6 +73,22 @@ fn crates_use_lower_floors_only() {
         }
     }
     assert!(seen > 20, "the manifests are read wrongly: {seen} dependencies");
+}
+
+#[test]
+fn problem_documents_are_made_at_the_edge_of_the_api_alone() {
+    let mut at_the_edge = 0;
+    for name in ["mvm-node", "mvm-coordinator"] {
+        let one = Crate::read(&crates().join(name));
+        for (path, module) in &one.modules {
+            let made = problems::made_in(&module.items);
+            match path == "api" || path.starts_with("api::") {
+                true => at_the_edge += made.len(),
+                false => assert!(made.is_empty(), "{name}: {path} makes problems: {made:?}"),
+            }
+        }
+    }
+    assert!(at_the_edge > 1, "the modules are read wrongly");
 }
 
 #[test]

@@ -8,10 +8,9 @@ mod prune;
 
 use crate::Result;
 use crate::clock::wall;
+use crate::error::{InternalError, io};
 use crate::locks::locked;
-use crate::problem::io;
 use crate::state_dir::make_dir;
-use mvm_api::Problem;
 use mvm_api::audit::AuditLogView;
 use mvm_model::audit::{self, AGENT, Chain, Entry, NODE_LOG, OK};
 use std::collections::HashMap;
@@ -154,7 +153,7 @@ fn open_log<'a>(
         let name = gone(log).map_or(log, |(name, _)| name);
         open.insert(log.to_owned(), LogFile::open(&dir.join(log), name)?);
     }
-    open.get_mut(log).ok_or_else(|| Problem::internal("a log that was opened is not there"))
+    open.get_mut(log).ok_or_else(|| InternalError::LogNotOpen.into())
 }
 
 /// Splits the name of a renamed log into the tenant's name and the time.

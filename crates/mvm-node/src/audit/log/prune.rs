@@ -6,13 +6,12 @@
 //! next pruning continues.
 
 use super::{GONE, Logs, REST, files_in, open_log};
-use crate::Result;
+use crate::error::{NodeError, io};
 use crate::locks::locked;
-use crate::problem::io;
-use mvm_api::Problem;
+use crate::{Error, Result};
 use mvm_api::audit::PrunedView;
-use mvm_model::audit::{Entry, Expected, OK, Pruned, Pruning, Verifier, read};
-use mvm_model::{Code, Millis};
+use mvm_model::Millis;
+use mvm_model::audit::{Entry, Expected, Flaw, OK, Pruned, Pruning, Verifier, read};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -96,8 +95,7 @@ impl Logs {
         let file = open_log(&mut open, &self.dir, log)?;
         let same = std::fs::metadata(&cut.path).is_ok_and(|found| found.ino() == cut.inode);
         if !same {
-            let detail = format!("the audit log {log} was put aside meanwhile");
-            return Err(Problem::new(Code::Conflict, detail).hint("see `mvm audit verify`"));
+            return Err(NodeError::LogPutAside { log: log.to_owned() }.into());
         }
         at("its record is written")?;
         let pruned = Some(cut.pruned.clone());
@@ -127,18 +125,16 @@ impl Logs {
                     break;
                 }
                 let count = bytes.len();
-                verifier.feed(bytes, drop).map_err(|flaw| unsound(log, &flaw))?;
+                verifier.feed(bytes, drop).map_err(|flaw| unsound(log, flaw))?;
                 reader.consume(count);
             }
         }
-        verifier.end().map(drop).map_err(|flaw| unsound(log, &flaw))
+        verifier.end().map(drop).map_err(|flaw| unsound(log, flaw))
     }
 }
 
-fn unsound(log: &str, flaw: &impl std::fmt::Display) -> Problem {
-    let detail = format!("the audit log {log} is not whole, and is left as it is: {flaw}");
-    Problem::new(Code::AuditBroken, detail)
-        .hint("keep it elsewhere (`mvm audit export`) and compare it with an earlier copy")
+fn unsound(log: &str, flaw: Flaw) -> Error {
+    NodeError::LogBroken { log: log.to_owned(), flaw }.into()
 }
 
 /// Returns whether the first record of a file was written before this time.
@@ -196,7 +192,8 @@ fn sync_dir(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mvm_model::audit::{Flaw, Verdict};
+    use mvm_model::Code;
+    use mvm_model::audit::Verdict;
 
     fn entry(verb: &str) -> Entry {
         Entry { actor: "uid:0".into(), verb: verb.into(), ..Entry::default() }
@@ -276,7 +273,7 @@ mod tests {
                     step += 1;
                     last = what.to_owned();
                     match step == kill {
-                        true => Err(Problem::internal("killed")),
+                        true => Err(io("go on", std::io::Error::other("killed"))),
                         false => Ok(()),
                     }
                 };
@@ -321,12 +318,15 @@ mod tests {
         let text = std::fs::read_to_string(&path).expect("log").replacen("uid:0", "uid:1", 1);
         std::fs::write(&path, &text).expect("edit");
         let refused = logs.prune("ci", 3, &entry(""), all).expect_err("evidence");
-        assert_eq!(refused.code, Code::AuditBroken);
+        assert_eq!(refused.code(), Code::AuditBroken);
         assert_eq!(files_in(&dir.path().join("audit/ci")).len(), 3);
         // A log whose beginning was removed by somebody else does not verify, either.
         std::fs::write(&path, text.replacen("uid:1", "uid:0", 1)).expect("undo");
         std::fs::remove_file(dir.path().join("audit/ci/000000000001.log")).expect("remove");
-        assert_eq!(logs.prune("ci", 9, &entry(""), all).expect_err("cut").code, Code::AuditBroken);
+        assert_eq!(
+            logs.prune("ci", 9, &entry(""), all).expect_err("cut").code(),
+            Code::AuditBroken
+        );
     }
 
     #[test]

@@ -8,13 +8,14 @@
 #[cfg(test)]
 mod tests;
 
+use crate::Error;
+use crate::error::MachineError;
 use crate::labels::{Labels, of_pool};
 use crate::locks::locked;
 use crate::records::RecordSet;
-use mvm_api::Problem;
 use mvm_hypervisor::{Condition, Halt, Machine, ProcessIdentity};
 use mvm_model::halt::Paused;
-use mvm_model::{Code, InstanceId, Name};
+use mvm_model::{InstanceId, Name};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -86,9 +87,8 @@ impl Halted {
 
 /// Returns the problem for operations that wait for the guest of a machine that is paused because
 /// the disk is full; `None` where it is not.
-pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Problem> {
+pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Error> {
     let condition = machine.condition().borrow().clone();
     let Condition::Halted(halt @ Halt::NoSpace { .. }) = condition else { return None };
-    let what = format!("the machine is paused: {halt}; it goes on by itself when there is room");
-    Some(Problem::new(Code::NoSpace, what).hint("free some space on the host's disk"))
+    Some(MachineError::HeldBack(halt).into())
 }

@@ -208,7 +208,7 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
             let refused =
                 agent.lifecycle.instances.bring(machine.id, State::Running, &Mover::Agent).await;
             haste::make(1);
-            assert_eq!(refused.expect_err("it does not answer").code, Code::NoSpace);
+            assert_eq!(refused.expect_err("it does not answer").code(), Code::NoSpace);
             let view = agent.views.instances.show(&machine.reference()).await?;
             assert_eq!((view.state, view.paused.is_some()), (State::Running, true));
             sim.set_obstacle(&marker, None);
