@@ -2,7 +2,8 @@
 //!
 //! Each has a key, which the host chooses. A request with an existing key attaches to its program
 //! instead of starting another, so that a request may be repeated safely. Output is kept until the
-//! host acknowledges it ([`super::spool`]), and so is how the program ended.
+//! host acknowledges it ([`super::spool`]), and so is how the program ended. A program that waits
+//! for a host to read its output is ended when its place is needed and no host is attached.
 
 use super::exec;
 use super::oom::OomKills;
@@ -24,18 +25,22 @@ use tokio::sync::{mpsc, watch};
 
 /// How many ended programs are remembered.
 const ENDED: usize = 64;
-/// How many programs may be kept at once, running or ended.
+/// How many kept programs may run at once.
 const MOST: usize = 256;
 /// The longest key, in bytes.
 const KEY: usize = 128;
 /// Folder for output that does not fit into memory.
 const DISK: &str = "/var/tmp";
+/// The last line of a program's output if some of it was lost.
+const LOST: &[u8] = b"mvm: the rest of the output is lost: nobody came back to read it\n";
 
 /// All kept programs of this agent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
     /// Identifies this run of the agent: a later agent knows nothing of these programs.
     life: String,
+    most: usize,
+    disk: Arc<Path>,
     programs: Mutex<HashMap<String, Arc<Kept>>>,
     /// The number of programs that run.
     running: Arc<AtomicU64>,
@@ -55,8 +60,19 @@ struct Kept {
     words: mpsc::UnboundedSender<Frame>,
     /// Bytes of standard input that the program was given.
     input: AtomicU64,
-    /// Ends the program when set to true.
-    end: watch::Sender<bool>,
+    told: watch::Sender<Told>,
+    /// Folder for output that does not fit into memory.
+    disk: Arc<Path>,
+}
+
+/// What a program was told to do; a later word stands, an earlier one does not come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Run,
+    /// To end; its output waits for a host.
+    End,
+    /// To end without waiting for a host: what finds no space in the spool is lost.
+    GiveUp,
 }
 
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,8 +86,13 @@ fn refusal(code: Code, message: String) -> Error {
 impl Registry {
     /// Makes an empty registry with a new life.
     pub fn new() -> Registry {
+        Registry::with(MOST, Path::new(DISK))
+    }
+
+    fn with(most: usize, disk: &Path) -> Registry {
         let drawn = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-        Registry { life: drawn.trim().to_owned(), ..Registry::default() }
+        let (programs, running) = Default::default();
+        Registry { life: drawn.trim().to_owned(), most, disk: disk.into(), programs, running }
     }
 
     /// Returns the id by which a host notices that another agent has replaced this one; `None` if
@@ -122,8 +143,12 @@ impl Registry {
             return Err(refusal(Code::NotFound, format!("there is no program {}", keep.key)));
         }
         forget_oldest(&mut programs);
-        if programs.len() >= MOST {
-            return Err(refusal(Code::Busy, format!("{MOST} programs are kept already")));
+        if programs.values().filter(|kept| kept.counts()).count() >= self.most {
+            let Some(abandoned) = abandoned_longest(&programs) else {
+                let what = format!("{} programs are kept already", self.most);
+                return Err(refusal(Code::Busy, what));
+            };
+            abandoned.tell(Told::GiveUp);
         }
         let program = program::spawn(request)?;
         // The channel needs no bound: the host limits what it sends beyond what was taken.
@@ -135,7 +160,8 @@ impl Registry {
             turn: watch::Sender::new(0),
             words,
             input: AtomicU64::new(0),
-            end: watch::Sender::new(false),
+            told: watch::Sender::new(Told::Run),
+            disk: self.disk.clone(),
         });
         programs.insert(keep.key.clone(), kept.clone());
         let alone = keep.unattended_s.map(Duration::from_secs);
@@ -165,9 +191,30 @@ fn forget_oldest(programs: &mut HashMap<String, Arc<Kept>>) {
     }
 }
 
+/// Returns the program that was left by its host longest ago, of those that have no host and wait
+/// for one to read their output. They get nothing done.
+fn abandoned_longest(programs: &HashMap<String, Arc<Kept>>) -> Option<&Arc<Kept>> {
+    let waiting = programs.values().filter(|kept| kept.counts());
+    let left = waiting.filter_map(|kept| Some((locked(&kept.spool).abandoned()?, kept)));
+    left.min_by_key(|(since, _)| *since).map(|(_, kept)| kept)
+}
+
 impl Kept {
     fn bump(&self) {
         self.changed.send_replace(());
+    }
+
+    fn tell(&self, word: Told) {
+        self.told.send_if_modified(|told| {
+            let later = word > *told;
+            *told = word.max(*told);
+            later
+        });
+    }
+
+    /// Returns whether this is one of the programs whose number is limited.
+    fn counts(&self) -> bool {
+        self.ended.load(Ordering::Relaxed) == 0 && *self.told.borrow() != Told::GiveUp
     }
 
     /// Runs the program to its end.
@@ -192,11 +239,11 @@ impl Kept {
         let (input, terminal) = (program.input.take(), program.terminal.take());
         let listen = tokio::spawn(self.clone().listen(said, input, terminal, group.0));
         let mut waited = tokio::task::spawn_blocking(move || program.child.wait());
-        let mut end = self.end.subscribe();
+        let mut end = self.told.subscribe();
         let told = async {
             tokio::select! {
-                _ = end.wait_for(|end| *end) => {}
-                () = self.unattended(alone) => {}
+                _ = end.wait_for(|told| *told == Told::End) => {}
+                () = self.left(alone) => {}
             }
         };
         let status = tokio::select! {
@@ -210,27 +257,35 @@ impl Kept {
             }
         };
         let _ = over.send(true);
-        while forwards.join_next().await.is_some() {}
+        let drained = async { while forwards.join_next().await.is_some() {} };
+        tokio::pin!(drained);
+        // Output that finds no space waits for a host, but not for one that has given up.
+        tokio::select! {
+            () = &mut drained => {}
+            () = self.left(alone) => drained.await,
+        }
         listen.abort();
         // If the wait fails, the status is unknown, for which a shell reports 255.
         let unknown = Exit { code: None, signal: None };
         let exit = status.ok().and_then(std::result::Result::ok).map_or(unknown, program::exit_of);
         if let Some(words) = kills.words(exit) {
             // If the spool has no space for the line, the end is reported without it.
-            let _ = locked(&self.spool).push(Source::Err, words, Path::new(DISK));
+            let _ = locked(&self.spool).push(Source::Err, words, &self.disk);
         }
         static ENDS: AtomicU64 = AtomicU64::new(1);
         self.ended.store(ENDS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        locked(&self.spool).exit = Some(exit);
+        locked(&self.spool).finish(exit, LOST);
         self.bump();
     }
 
-    /// Stores output, waiting until there is space for it.
+    /// Stores output, waiting until there is space for it. Returns false if it is lost, since
+    /// nobody is waited for.
     async fn take(&self, source: Source, mut bytes: Vec<u8>) -> bool {
         let mut changed = self.changed.subscribe();
+        let mut told = self.told.subscribe();
         loop {
             changed.borrow_and_update();
-            let pushed = locked(&self.spool).push(source, bytes, Path::new(DISK));
+            let pushed = locked(&self.spool).push(source, bytes, &self.disk);
             match pushed {
                 Ok(()) => {
                     self.bump();
@@ -238,7 +293,14 @@ impl Kept {
                 }
                 Err(back) => bytes = back,
             }
-            let _ = changed.changed().await;
+            if *told.borrow_and_update() == Told::GiveUp {
+                locked(&self.spool).lost = true;
+                return false;
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                _ = told.changed() => {}
+            }
         }
     }
 
@@ -260,13 +322,23 @@ impl Kept {
         }
     }
 
+    /// Resolves once no host is waited for any more: none has been attached for `alone`, or the
+    /// program's place was needed.
+    async fn left(&self, alone: Option<Duration>) {
+        let mut told = self.told.subscribe();
+        tokio::select! {
+            _ = told.wait_for(|told| *told == Told::GiveUp) => {}
+            () = self.unattended(alone) => self.tell(Told::GiveUp),
+        }
+    }
+
     /// Resolves once no host has been attached for `alone`; never if that is `None`.
     async fn unattended(&self, alone: Option<Duration>) {
         let Some(alone) = alone else { return std::future::pending().await };
         let mut changed = self.changed.subscribe();
         let mut attached = async move |wanted: bool| {
             // The sender lives as long as the program, so waiting cannot fail.
-            while (locked(&self.spool).attached > 0) != wanted {
+            while (locked(&self.spool).is_attached()) != wanted {
                 let _ = changed.changed().await;
             }
         };
@@ -292,7 +364,7 @@ impl Attached {
             *turn += 1;
             own = *turn;
         });
-        locked(&kept.spool).attached += 1;
+        locked(&kept.spool).attach();
         kept.bump();
         Attached { kept: kept.clone(), turn: own }
     }
@@ -352,7 +424,7 @@ impl Attached {
                     locked(&self.kept.spool).acknowledge(offset);
                     self.kept.bump();
                 }
-                Some(Frame::End) => drop(self.kept.end.send_replace(true)),
+                Some(Frame::End) => self.kept.tell(Told::End),
                 // Frames for a program that has ended are dropped.
                 Some(word) => drop(self.kept.words.send(word)),
             }
@@ -362,7 +434,118 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        locked(&self.kept.spool).attached -= 1;
+        locked(&self.kept.spool).detach();
         self.kept.bump();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::DuplexStream;
+    use tokio::task::JoinHandle;
+
+    /// A folder in which no file can be made: the spool is what fits into memory.
+    const NOWHERE: &str = "/proc/no/such";
+
+    fn asked(key: &str, script: &str) -> ExecRequest {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let keep = Some(Keep { key: key.to_owned(), ..Keep::default() });
+        ExecRequest { argv, cwd: Some("/tmp".to_owned()), keep, ..ExecRequest::default() }
+    }
+
+    /// Attaches a host, whose stream is returned.
+    fn host(
+        registry: &Arc<Registry>,
+        request: ExecRequest,
+    ) -> (DuplexStream, JoinHandle<Result<()>>) {
+        let (host, mut guest) = tokio::io::duplex(1 << 16);
+        let registry = registry.clone();
+        let keep = request.keep.clone().expect("kept");
+        (host, tokio::spawn(async move { registry.run(&mut guest, request, keep).await }))
+    }
+
+    /// Starts a program that prints more than is kept, and leaves it once that is full.
+    async fn abandon(registry: &Arc<Registry>, request: ExecRequest) {
+        let key = request.keep.clone().expect("kept").key;
+        let (host, served) = host(registry, request);
+        let full = || {
+            let kept = registry.programs.lock().get(&key).cloned();
+            kept.is_some_and(|kept| kept.spool.lock().waits)
+        };
+        while !full() {
+            assert!(!served.is_finished(), "it is served");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        drop(host);
+        // How its stream ends depends on what was under way.
+        let _ = served.await.expect("the task");
+        while registry.programs.lock()[&key].spool.lock().abandoned().is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Reads what a program printed, to its end.
+    async fn read(registry: &Arc<Registry>, request: ExecRequest) -> (Vec<u8>, Exit) {
+        let (mut stream, _served) = host(registry, request);
+        let mut seen = Vec::new();
+        let _: Reply = frame::reply(&mut stream).await.expect("a reply");
+        loop {
+            match frame::read(&mut stream).await.expect("a frame").expect("more") {
+                Frame::Stdout(bytes) | Frame::Stderr(bytes) => seen.extend(bytes),
+                Frame::Exit(exit) => return (seen, exit),
+                other => panic!("{other:?}"),
+            }
+            let all = Frame::Ack(seen.len() as u64);
+            frame::write(&mut stream, &all).await.expect("said");
+        }
+    }
+
+    /// Programs whose output nobody comes back to read do not keep others from being started: the
+    /// one that was left first is ended. A program that a host is attached to is not.
+    #[tokio::test]
+    async fn the_place_of_an_abandoned_program_is_given_to_another() {
+        let registry = Arc::new(Registry::with(3, Path::new(NOWHERE)));
+        // More than is kept, and little enough that the pipe takes the rest.
+        abandon(&registry, asked("ended", "seq 1 172000; exit 3")).await;
+        abandon(&registry, asked("running", "exec yes")).await;
+        let (_attached, _served) = host(&registry, asked("attached", "exec sleep 600"));
+        while registry.running() < 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let mut stay = Vec::new();
+        for key in ["one", "two"] {
+            let (seen, exit) = read(&registry, asked(key, "echo up")).await;
+            assert_eq!((&seen[..], exit.code), (&b"up\n"[..], Some(0)), "{key}");
+            let more = format!("{key} more");
+            stay.push(host(&registry, asked(&more, "exec sleep 600")));
+            while !registry.programs.lock().contains_key(&more) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        let keep = Keep { key: "third".to_owned(), ..Keep::default() };
+        let refused = registry.find(&asked("third", "true"), &keep).expect_err("all are wanted");
+        assert_eq!(refused.code(), Code::Busy);
+        // Their hosts come back after all, and learn that something is missing.
+        let (seen, exit) = read(&registry, asked("ended", "echo twice")).await;
+        assert!(seen.starts_with(b"1\n2\n") && seen.ends_with(LOST));
+        assert_eq!(exit.code, Some(3));
+        let (seen, exit) = read(&registry, asked("running", "echo twice")).await;
+        assert!(seen.starts_with(b"y\ny\n") && seen.ends_with(LOST));
+        assert!(exit.signal.is_some());
+    }
+
+    /// A program that is ended since nobody came back is over even if its output found no space.
+    #[tokio::test]
+    async fn an_abandoned_program_with_a_deadline_is_over() {
+        let registry = Arc::new(Registry::with(3, Path::new(NOWHERE)));
+        let mut request = asked("k", "exec yes");
+        request.keep.as_mut().expect("kept").unattended_s = Some(1);
+        abandon(&registry, request).await;
+        while registry.running() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (seen, exit) = read(&registry, asked("k", "echo twice")).await;
+        assert!(seen.ends_with(LOST) && exit.signal.is_some());
     }
 }

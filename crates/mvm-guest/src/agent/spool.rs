@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Instant;
 
 /// How many bytes may be in memory.
 const MEMORY: usize = 1 << 20;
@@ -58,22 +59,73 @@ pub struct Spool {
     memory: VecDeque<Piece>,
     held: usize,
     disk: Option<Overflow>,
-    /// The number of attached hosts.
-    pub attached: usize,
+    hosts: Hosts,
+    /// Whether the last piece found no space.
+    pub waits: bool,
+    /// Whether a piece was dropped for want of space.
+    pub lost: bool,
     /// How the program ended, set after all of its output; `None` while it runs.
     pub exit: Option<Exit>,
+}
+
+/// The hosts of a program.
+#[derive(Debug, Default)]
+struct Hosts {
+    attached: usize,
+    /// When the last one left; `None` if none was ever attached.
+    left: Option<Instant>,
 }
 
 impl Spool {
     /// Stores a piece. Returns the piece while there is no space for it, to be tried again when
     /// something has changed. `dir` is the folder for the file.
     pub fn push(&mut self, source: Source, bytes: Vec<u8>, dir: &Path) -> Result<(), Vec<u8>> {
+        let pushed = self.try_push(source, bytes, dir);
+        self.waits = pushed.is_err();
+        pushed
+    }
+
+    /// Counts a host that has attached.
+    pub fn attach(&mut self) {
+        self.hosts.attached += 1;
+    }
+
+    /// Counts a host that has left.
+    pub fn detach(&mut self) {
+        self.hosts.attached -= 1;
+        self.hosts.left = Some(Instant::now());
+    }
+
+    /// Returns whether a host is attached.
+    pub fn is_attached(&self) -> bool {
+        self.hosts.attached > 0
+    }
+
+    /// Returns when the last host left, if output waits for one.
+    pub fn abandoned(&self) -> Option<Instant> {
+        self.hosts.left.filter(|_| self.waits && !self.is_attached())
+    }
+
+    /// Sets how the program ended. If output was lost, `words` are its last line.
+    pub fn finish(&mut self, exit: Exit, words: &[u8]) {
+        if self.lost {
+            match self.disk.as_mut().filter(|disk| !disk.is_empty()) {
+                // If the disk is full, the end is reported without it.
+                Some(disk) => drop(disk.append(Source::Err, words)),
+                // It is short, so it may exceed the bound.
+                None => self.remember(Source::Err, words.to_vec()),
+            }
+        }
+        (self.waits, self.exit) = (false, Some(exit));
+    }
+
+    fn try_push(&mut self, source: Source, bytes: Vec<u8>, dir: &Path) -> Result<(), Vec<u8>> {
         let behind = self.disk.as_ref().is_some_and(|disk| !disk.is_empty());
         if !behind && self.held < MEMORY {
             self.remember(source, bytes);
             return Ok(());
         }
-        if self.attached > 0 {
+        if self.is_attached() {
             return Err(bytes);
         }
         if self.disk.is_none() {
@@ -243,7 +295,8 @@ mod tests {
         #[test]
         fn nothing_is_lost_and_nothing_comes_twice(steps in steps()) {
             let dir = tempfile::tempdir().expect("directory");
-            let mut spool = Spool { attached: 1, ..Spool::default() };
+            let mut spool = Spool::default();
+            spool.attach();
             let (mut printed, mut kept, mut cursor) = (Vec::new(), Vec::new(), 0u64);
             let mut next = 0u8;
             let read = |spool: &Spool, cursor: &mut u64, kept: &mut Vec<(bool, u8)>| {
@@ -277,7 +330,7 @@ mod tests {
                     Step::Killed => {
                         cursor = spool.place(spool.base).expect("a place");
                     }
-                    Step::Attach(attached) => spool.attached = usize::from(attached),
+                    Step::Attach(attached) => spool.hosts.attached = usize::from(attached),
                 }
                 prop_assert!(spool.held <= MEMORY + PIECE + COST);
             }
