@@ -30,6 +30,8 @@ const END_OF_SECTION: u64 = 0x10;
 /// The page belongs to the same block as the one before.
 const SAME_BLOCK: u64 = 0x20;
 const PAGE_SIZE: usize = 4096;
+/// More capabilities or blocks than any QEMU lists: their names are held until all were read.
+const MOST_NAMES: usize = 256;
 
 /// Why the rest of the stream is passed on unchanged.
 enum Stop {
@@ -146,7 +148,11 @@ impl<'a, R: Read, W: Write> Copy<'a, R, W> {
             return Err(Stop::Rest);
         }
         self.take(4)?;
-        for _ in 0..self.number(4)? {
+        let count = self.number(4)?;
+        if count > MOST_NAMES as u64 {
+            return Err(Stop::Rest);
+        }
+        for _ in 0..count {
             self.shared |= self.name()? == IGNORE_SHARED;
         }
         Ok(())
@@ -158,8 +164,12 @@ impl<'a, R: Read, W: Write> Copy<'a, R, W> {
         if total & FLAGS != MEM_SIZE {
             return Err(Stop::Rest);
         }
-        let (mut left, mut most) = (total & !FLAGS, 0);
+        let (mut left, mut most, mut count) = (total & !FLAGS, 0, 0);
         while left > 0 {
+            count += 1;
+            if count > MOST_NAMES {
+                return Err(Stop::Rest);
+            }
             let name = self.name()?;
             let length = self.number(8)?;
             if self.shared {
@@ -391,6 +401,24 @@ mod tests {
             // name.
             let whole = stream(&parts);
             let _ = copied(&whole[..cut.index(whole.len())]);
+        }
+    }
+
+    /// A stream that claims to list any number of names is passed on without being held.
+    #[test]
+    fn endless_lists_are_not_held() {
+        let head = [MAGIC, &[SUBSECTION, CAPABILITIES.len() as u8], CAPABILITIES].concat();
+        let capabilities = [&head[..], &[0, 0, 0, 1], &u32::MAX.to_be_bytes()].concat();
+        let section = [MAGIC, &[START, 0, 0, 0, 9, 3], b"ram", &[0, 0, 0, 0, 0, 0, 0, 4]].concat();
+        let blocks = [&section[..], &(!FLAGS | MEM_SIZE).to_be_bytes()].concat();
+        let block = [&[1, b'x'][..], &1u64.to_be_bytes()].concat();
+        for (list, name) in [(capabilities, vec![1, b'x']), (blocks, block)] {
+            let bytes = [&list[..], &name.repeat(100_000)].concat();
+            let (mut from, mut to) = (&bytes[..], Vec::new());
+            let mut copy = Copy::new(&mut from, &mut to);
+            assert!(matches!(copy.memory(), Err(Stop::Rest)));
+            assert!(copy.held.len() < 8192, "{} bytes are held", copy.held.len());
+            assert_eq!(copied(&bytes), bytes);
         }
     }
 }
