@@ -9,7 +9,7 @@
 
 use mvm_model::Millis;
 use mvm_model::timeline::{Anchor, Moment};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ const STEP: u64 = 1000;
 /// The process's timeline. Without [`install`] it begins with the wall clock when first used.
 static CLOCK: LazyLock<RwLock<Clock>> =
     LazyLock::new(|| RwLock::new(Clock::new(Anchor::first(moment()), None)));
+/// Held while the timeline is written to its file, so that writers follow each other.
+static WRITING: Mutex<()> = Mutex::new(());
 static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
@@ -63,8 +65,10 @@ pub fn wall_of(time: Millis) -> Millis {
 /// before anything asks for the time, and only by the process that alone may write to the file.
 /// Errors: those of reading and writing the file.
 pub fn install(file: &Path) -> io::Result<()> {
+    let writing = WRITING.lock();
     let clock = Clock::open(file, moment())?;
     *CLOCK.write() = clock;
+    drop(writing);
     std::thread::Builder::new().name("clock".to_owned()).spawn(|| {
         loop {
             std::thread::sleep(NOTE);
@@ -76,10 +80,37 @@ pub fn install(file: &Path) -> io::Result<()> {
 
 /// Writes the present moment to the file, if the timeline has one.
 pub fn note() {
-    let mut clock = CLOCK.write();
-    if let Err(error) = clock.note(moment()) {
+    if let Err(error) = note_in(&CLOCK, &WRITING, moment, write) {
         tracing::warn!(%error, "cannot write the clock's file");
     }
+}
+
+/// Writes the present moment to the clock's file, and only then moves the clock there. Readers of
+/// the clock do not wait for the disk.
+fn note_in(
+    clock: &RwLock<Clock>,
+    writing: &Mutex<()>,
+    now: impl FnOnce() -> Moment,
+    write: impl FnOnce(&Path, &Anchor) -> io::Result<()>,
+) -> io::Result<()> {
+    let _turn = writing.lock();
+    let held = clock.read();
+    let Some(file) = held.file.clone() else { return Ok(()) };
+    let anchor = held.anchor.moved_to(now());
+    drop(held);
+    write(&file, &anchor)?;
+    clock.write().anchor = anchor;
+    Ok(())
+}
+
+fn write(file: &Path, anchor: &Anchor) -> io::Result<()> {
+    let dir = file.parent().unwrap_or(Path::new("/"));
+    let mut fresh = tempfile::NamedTempFile::new_in(dir)?;
+    fresh.write_all(serde_json::to_string(anchor)?.as_bytes())?;
+    fresh.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+    fresh.as_file().sync_all()?;
+    fresh.persist(file)?;
+    Ok(())
 }
 
 fn moment() -> Moment {
@@ -114,23 +145,12 @@ impl Clock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        let anchor = known.map_or_else(|| Anchor::first(now.clone()), |a| a.moved_to(now.clone()));
-        let mut clock = Clock::new(anchor, Some(file.to_owned()));
-        clock.note(now)?;
-        Ok(clock)
-    }
-
-    fn note(&mut self, now: Moment) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
-        let anchor = self.anchor.moved_to(now);
-        let dir = file.parent().unwrap_or(Path::new("/"));
-        let mut fresh = tempfile::NamedTempFile::new_in(dir)?;
-        fresh.write_all(serde_json::to_string(&anchor)?.as_bytes())?;
-        fresh.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
-        fresh.as_file().sync_all()?;
-        fresh.persist(file)?;
-        self.anchor = anchor;
-        Ok(())
+        let anchor = match known {
+            Some(anchor) => anchor.moved_to(now),
+            None => Anchor::first(now),
+        };
+        write(file, &anchor)?;
+        Ok(Clock::new(anchor, Some(file.to_owned())))
     }
 
     fn offset(&self, now: &Moment) -> i64 {
@@ -177,6 +197,28 @@ mod tests {
         assert_eq!(third.anchor.time, 1_010_250);
         let mode = fs::metadata(&file).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    /// Who asks for the time does not wait for the disk, and writers follow each other.
+    #[test]
+    fn the_time_can_be_read_while_it_is_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("clock.json");
+        let clock = Clock::open(&file, at("a", 100, 1_000_000)).expect("opened");
+        let (clock, writing) = (RwLock::new(clock), Mutex::new(()));
+        let write_slowly = |file: &Path, anchor: &Anchor| {
+            assert_eq!(clock.try_read().expect("readable").anchor.time, 1_000_000);
+            assert!(clock.try_write().is_some(), "the clock is held");
+            assert!(writing.try_lock().is_none(), "another may write");
+            write(file, anchor)
+        };
+        note_in(&clock, &writing, || at("a", 150, 0), write_slowly).expect("written");
+        assert_eq!(clock.read().anchor.time, 1_000_050);
+        let full = |_: &Path, _: &Anchor| Err(io::ErrorKind::StorageFull.into());
+        note_in(&clock, &writing, || at("a", 200, 0), full).expect_err("no space");
+        assert_eq!(clock.read().anchor.time, 1_000_050, "the file is never behind");
+        let again = Clock::open(&file, at("a", 150, 0)).expect("opened");
+        assert_eq!(again.anchor.time, 1_000_050);
     }
 
     #[test]
