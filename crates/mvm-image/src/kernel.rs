@@ -300,13 +300,92 @@ pub(crate) fn set_default(store: &ImageStore, digest: &str) -> Result<()> {
 /// Removes a kernel. Revisions hold their own link to its file.
 pub(crate) fn remove(store: &ImageStore, wanted: &str) -> Result<KernelInfo> {
     let kernel = find(store, wanted)?;
-    workdir::remove(&kernel.dir)?;
-    if kernel.default {
-        let default = store.kernels_dir().join("default");
-        std::fs::remove_file(&default).at("remove", &default)?;
-        if let Some(next) = list(store)?.first() {
-            set_default(store, &next.digest)?;
+    removal(store, &kernel)?.into_iter().try_for_each(|step| step.carry_out(store))?;
+    Ok(kernel)
+}
+
+/// One step of a removal. A crash may come between any two.
+#[derive(Debug)]
+enum Removal {
+    SetDefault(String),
+    ForgetDefault,
+    RemoveFiles(PathBuf),
+}
+
+/// Returns the steps that remove a kernel. The default is moved first, so that it never names a
+/// kernel that is gone: then builds would find none, although others are there.
+fn removal(store: &ImageStore, kernel: &KernelInfo) -> Result<Vec<Removal>> {
+    let next = list(store)?.into_iter().find(|other| other.digest != kernel.digest);
+    let default = kernel.default.then_some(match next {
+        Some(next) => Removal::SetDefault(next.digest),
+        None => Removal::ForgetDefault,
+    });
+    let files = Removal::RemoveFiles(kernel.dir.clone());
+    Ok(default.into_iter().chain([files]).collect())
+}
+
+impl Removal {
+    fn carry_out(&self, store: &ImageStore) -> Result<()> {
+        match self {
+            Removal::SetDefault(digest) => set_default(store, digest),
+            Removal::ForgetDefault => {
+                let dir = store.kernels_dir();
+                let default = dir.join("default");
+                std::fs::remove_file(&default).at("remove", &default)?;
+                workdir::sync(&dir)
+            }
+            Removal::RemoveFiles(dir) => workdir::remove(dir),
         }
     }
-    Ok(kernel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::GuestBinary;
+    use crate::types::Platform;
+
+    fn store_with(names: &[&str]) -> (ImageStore, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(root.path(), GuestBinary::new(b"guest")).unwrap();
+        for name in names {
+            let facts = Facts { version: (*name).to_owned(), platform: Platform::Pci, pvh: true };
+            let incoming =
+                Incoming { vmlinux: name.as_bytes().to_vec(), facts, modules: Vec::new() };
+            keep(&store, &incoming, name, "a test").unwrap();
+        }
+        (store, root)
+    }
+
+    /// A crash after any step of a removal leaves a default that is there, as long as any kernel is,
+    /// and the removal can be repeated.
+    #[test]
+    fn a_removal_that_is_cut_off_leaves_a_default() {
+        for names in [&["a"][..], &["a", "b"], &["a", "b", "c"]] {
+            for removed in names {
+                for crash_after in 0..=2 {
+                    let (store, _root) = store_with(names);
+                    let kernel = find(&store, removed).unwrap();
+                    let steps = removal(&store, &kernel).unwrap();
+                    for step in steps.iter().take(crash_after) {
+                        step.carry_out(&store).unwrap();
+                    }
+                    let case = format!("{removed} of {names:?}, cut off after {crash_after}");
+                    let named = default_digest(&store).unwrap();
+                    let there = default(&store).unwrap().map(|kernel| kernel.digest);
+                    assert_eq!(named, there, "{case}");
+                    assert!(there.is_some() || names.len() == 1, "{case}");
+                    if crash_after < steps.len() {
+                        remove(&store, removed).unwrap();
+                    }
+                    let left: Vec<String> =
+                        list(&store).unwrap().into_iter().map(|kernel| kernel.name).collect();
+                    let expected: Vec<&str> =
+                        names.iter().filter(|name| *name != removed).copied().collect();
+                    assert_eq!(left, expected, "{case}");
+                    assert_eq!(default(&store).unwrap().is_some(), names.len() > 1, "{case}");
+                }
+            }
+        }
+    }
 }
