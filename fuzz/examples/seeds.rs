@@ -8,6 +8,7 @@ use mvm_archive::Packer;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::link::{Kind, Packet};
 use mvm_guest::protocol::Request;
+use mvm_guest::window::{SLOT, SLOTS};
 use mvm_identity::JoinToken;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -47,7 +48,13 @@ fn frames() -> std::io::Result<()> {
     let packet = |kind| Packet { kind, session: 42, payload: b"bytes".to_vec() }.encode();
     let wire: Vec<u8> = kinds.into_iter().flat_map(packet).collect();
     seed("packets", "in-pieces", &[&[7], wire.as_slice()].concat())?;
-    seed("packets", "behind-noise", &[&[64, 1, 2, 3], wire.as_slice()].concat())
+    seed("packets", "behind-noise", &[&[64, 1, 2, 3], wire.as_slice()].concat())?;
+    let piece = |slot: usize, length: usize| {
+        [&[5, slot as u8][..], &(length as u32).to_be_bytes()].concat()
+    };
+    let pieces = [piece(0, 40_000), piece(SLOTS - 1, SLOT)].concat();
+    seed("window", "pieces", &[&[0], pieces.as_slice()].concat())?;
+    seed("window", "freed", &[2, 1, 1, 1, 0])
 }
 
 fn archives() -> std::io::Result<()> {

@@ -12,6 +12,7 @@ use mvm_guest::link::Decoder;
 use mvm_identity::JoinToken;
 use mvm_model::{DesiredState, FleetState};
 use std::path::Path;
+use std::sync::LazyLock;
 
 /// A reader of untrusted bytes.
 #[derive(Clone, Copy, Debug)]
@@ -23,9 +24,10 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "frames", read: frames },
     Target { name: "packets", read: packets },
+    Target { name: "window", read: window },
     Target { name: "archive", read: archive },
     Target { name: "migration-stream", read: migration_stream },
     Target { name: "snapshot-header", read: snapshot_header },
@@ -65,6 +67,16 @@ fn packets(bytes: &[u8]) -> bool {
     let (pieces, whole) = (taken(usize::from(*size).max(1)), taken(rest.len().max(1)));
     assert_eq!(pieces, whole, "packets do not depend on the pieces that they arrive in");
     !whole.is_empty()
+}
+
+/// What a guest announces of its window, the disk over which it passes large pieces to the host.
+fn window(bytes: &[u8]) -> bool {
+    static FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(&file, mvm_guest::fuzzing::window_content()).expect("written");
+        file
+    });
+    mvm_guest::fuzzing::window(FILE.path(), bytes)
 }
 
 /// Unpacks a guest's archive on the host. The first byte selects the rules for the archive.

@@ -146,6 +146,7 @@ macro_rules! targets {
 targets! {
     frames = "frames",
     packets = "packets",
+    windows = "window",
     archives = "archive",
     migration_streams = "migration-stream",
     snapshot_headers = "snapshot-header",

@@ -12,6 +12,8 @@ pub mod channel;
 mod error;
 pub mod exec;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod link;
 mod packet;
 pub mod patience;

@@ -133,7 +133,7 @@ impl Window {
         file.write_all_at(piece.blocks(), self.end.offset(slot, true))
     }
 
-    fn read(&self, announced: Announced) -> Result<Piece> {
+    pub(crate) fn read(&self, announced: Announced) -> Result<Piece> {
         let file = self.file()?;
         let mut piece = self.piece();
         piece.end = piece.start + announced.length;
