@@ -4,7 +4,7 @@
 //! another name, renames it, and then changes the record. A machine's copy is updated before a job
 //! mounts it; only jobs mount it.
 
-use crate::blocking::blocking;
+use crate::blocking::{blocking, paths_in};
 use crate::clock::wall;
 use crate::deadlines;
 use crate::error::{InternalError, Missing, PoolError, io};
@@ -241,18 +241,8 @@ impl Caches {
                 .collect();
             (dirs, files)
         });
-        for tenant in entries(&self.state_dir.caches()) {
-            for pool in entries(&tenant) {
-                if !pools.contains(&pool) {
-                    remove_dir(&pool)?;
-                    continue;
-                }
-                for file in entries(&pool).iter().filter(|file| !known.contains(file)) {
-                    remove_file(file)?;
-                }
-            }
-        }
-        Ok(())
+        let all = self.state_dir.caches();
+        blocking(move || remove_unknown(&all, &pools, &known)).await
     }
 }
 
@@ -271,9 +261,18 @@ fn promote(from: &Path, to: &Path) -> Result<()> {
         .map_err(|e| io(format!("write {}", to.display()), e))
 }
 
-fn entries(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    entries.flatten().map(|entry| entry.path()).collect()
+/// Removes the directories of caches whose pool is gone, and the files that are no cache's.
+fn remove_unknown(all: &Path, pools: &[PathBuf], known: &[PathBuf]) -> Result<()> {
+    for pool in paths_in(all).iter().flat_map(|tenant| paths_in(tenant)) {
+        if !pools.contains(&pool) {
+            remove_dir(&pool)?;
+            continue;
+        }
+        for file in paths_in(&pool).iter().filter(|file| !known.contains(file)) {
+            remove_file(file)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the error of a pool without a cache of this name.

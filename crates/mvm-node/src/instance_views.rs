@@ -1,6 +1,7 @@
 //! Instances as the API shows them.
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::clock::Shown;
 use crate::deadlines::STATS;
 use crate::holders::LeaseHolders;
@@ -84,6 +85,8 @@ impl InstanceViews {
     /// Returns the statistics of an instance, as the host and its guest count them.
     pub(crate) async fn stats(&self, reference: &InstanceRef) -> Result<InstanceStats> {
         let instance = self.records.read(|world| world.instance(reference).cloned())?;
+        let dir = self.state_dir.files(instance.id).dir;
+        let disk_kib = blocking(move || Ok(disk_use_kib(&dir))).await?;
         let mut stats = InstanceStats {
             state: instance.state,
             cpu_time_ms: 0,
@@ -91,7 +94,7 @@ impl InstanceViews {
             proportional_kib: 0,
             net_sent_bytes: 0,
             net_received_bytes: 0,
-            disk_kib: disk_use_kib(&self.state_dir.files(instance.id).dir),
+            disk_kib,
             guest: None,
         };
         // The tap counts from the host's side: what the tap receives, the guest has sent.

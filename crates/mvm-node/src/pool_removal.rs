@@ -85,7 +85,7 @@ impl PoolRemoval {
                 Ok(jobs)
             })
             .await?;
-        self.jobs.clear_away(&jobs)?;
+        self.jobs.clear_away(&jobs).await?;
         self.caches.sweep().await
     }
 

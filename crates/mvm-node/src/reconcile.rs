@@ -36,7 +36,7 @@ impl Reconciler {
         loop {
             let freed = self.upkeep.begin_pass().await;
             self.pass(freed).await;
-            self.upkeep.trim_consoles();
+            self.upkeep.trim_consoles().await;
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(PERIOD) => {}

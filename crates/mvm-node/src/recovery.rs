@@ -2,6 +2,7 @@
 //! machines.
 
 use crate::Result;
+use crate::blocking::{blocking, paths_in};
 use crate::caches::Caches;
 use crate::holders::is_claim;
 use crate::instances::Recovery;
@@ -9,7 +10,7 @@ use crate::jobs::Dispatcher;
 use crate::leases::Leases;
 use crate::links::Links;
 use crate::records::Records;
-use crate::state_dir::{StateDir, remove_dir};
+use crate::state_dir::{StateDir, remove_dir, remove_tree};
 use crate::templates::Templates;
 use mvm_model::lease::Purpose;
 use mvm_model::{Instance, InstanceId, Job, Name};
@@ -43,7 +44,7 @@ impl Startup {
     /// record says, and no process, link or directory of this state directory is without a record.
     pub(crate) async fn run(&self) -> Result<()> {
         self.links.restore(self.recovery.has_machines()?).await?;
-        self.leftovers.restore_tenant_dirs()?;
+        self.leftovers.restore_tenant_dirs().await?;
         let instances = self.recovery.recover().await?;
         self.leftovers.sweep(&instances).await?;
         self.dispatcher.recover().await?;
@@ -94,39 +95,41 @@ impl Leftovers {
 
     /// Makes the missing directories of tenants, which hold their SSH keys, and removes those of
     /// destroyed tenants.
-    fn restore_tenant_dirs(&self) -> Result<()> {
-        let root = &self.state_dir;
+    async fn restore_tenant_dirs(&self) -> Result<()> {
+        let root = self.state_dir.clone();
         let tenants: Vec<Name> = self.records.read(|world| world.tenants.keys().cloned().collect());
-        for tenant in &tenants {
-            crate::identity::tenant_key(root, tenant)?;
-        }
-        let Ok(entries) = std::fs::read_dir(root.tenants()) else { return Ok(()) };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if tenants.iter().all(|tenant| *tenant.as_str() != *name) {
-                tracing::info!("removing {}, whose tenant is gone", entry.path().display());
-                remove_dir(&entry.path())?;
+        blocking(move || {
+            for tenant in &tenants {
+                crate::identity::tenant_key(&root, tenant)?;
             }
-        }
-        Ok(())
+            for dir in paths_in(&root.tenants()) {
+                let name = dir.file_name();
+                if tenants.iter().all(|tenant| name != Some(tenant.as_str().as_ref())) {
+                    tracing::info!("removing {}, whose tenant is gone", dir.display());
+                    remove_dir(&dir)?;
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the files that belong to none of these instances, which are all that exist, and to
     /// no pool.
     async fn sweep(&self, instances: &[Instance]) -> Result<()> {
-        self.remove_stray_dirs(instances)?;
-        self.templates.sweep()?;
+        self.remove_stray_dirs(instances).await?;
+        self.templates.sweep().await?;
         self.caches.sweep().await
     }
 
-    fn remove_stray_dirs(&self, instances: &[Instance]) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(self.state_dir.instances()) else { return Ok(()) };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let known = instances.iter().any(|instance| *instance.id.to_string() == *name);
-            if !known && name.to_str().is_some_and(|name| name.parse::<InstanceId>().is_ok()) {
-                tracing::info!("removing {}, which has no record", entry.path().display());
-                remove_dir(&entry.path())?;
+    async fn remove_stray_dirs(&self, instances: &[Instance]) -> Result<()> {
+        let all = self.state_dir.instances();
+        for dir in blocking(move || Ok(paths_in(&all))).await? {
+            let name = dir.file_name().and_then(|name| name.to_str());
+            let id = name.and_then(|name| name.parse::<InstanceId>().ok());
+            if id.is_some_and(|id| instances.iter().all(|instance| instance.id != id)) {
+                tracing::info!("removing {}, which has no record", dir.display());
+                remove_tree(dir).await?;
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The layout of the state directory.
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::error::{NodeError, io};
 use mvm_identity::IdentityDir;
 use mvm_identity::files;
@@ -219,7 +220,12 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a directory with its content, if it exists.
+/// Removes a directory with its content, which may be GiB, if it exists.
+pub(crate) async fn remove_tree(path: PathBuf) -> Result<()> {
+    blocking(move || remove_dir(&path)).await
+}
+
+/// Removes a directory with its content, if it exists, on the calling thread.
 pub fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

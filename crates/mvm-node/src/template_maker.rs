@@ -82,7 +82,7 @@ impl TemplateMaker {
         let turn = self.turn_of(reference);
         let _turn = turn.lock().await;
         let pool = self.records.read(|world| world.pool(reference).cloned())?;
-        self.templates.end_renewal(&pool)?;
+        self.templates.end_renewal(&pool).await?;
         if pool.current_revision().is_none() || self.templates.of_pool(&pool).is_some() {
             return Ok(());
         }
@@ -98,7 +98,7 @@ impl TemplateMaker {
         let gone = self.instances.destroy(instance.id, &Mover::Force).await;
         made?;
         gone?;
-        self.templates.renewed(&key)?;
+        self.templates.renewed(&key).await?;
         let took_ms = began.elapsed().as_millis() as u64;
         tracing::info!(pool = %reference, template = key, took_ms, "made a template");
         Ok(())

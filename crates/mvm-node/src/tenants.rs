@@ -1,12 +1,13 @@
 //! Makes, changes and removes tenants.
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::clock::wall;
 use crate::error::{Overlap, PoolError};
 use crate::links::Links;
 use crate::records::Records;
 use crate::remains;
-use crate::state_dir::{StateDir, is_root, remove_dir};
+use crate::state_dir::{StateDir, is_root, remove_tree};
 use crate::wake::Wake;
 use mvm_api::types::{CreateTenant, QuotaPatch};
 use mvm_model::{Fault, Name, Tenant};
@@ -53,7 +54,7 @@ impl Tenants {
         let resolvers = crate::names::resolvers();
         let conflict = self.links.network().conflicts(subnet, &resolvers).await?;
         if let Some(conflict) = conflict {
-            let by = overlap(conflict);
+            let by = blocking(|| Ok(overlap(conflict))).await?;
             return Err(PoolError::SubnetTaken { subnet, by }.into());
         }
         self.records
@@ -68,7 +69,8 @@ impl Tenants {
                 Ok(())
             })
             .await?;
-        crate::identity::tenant_key(&self.state_dir, &tenant.name)?;
+        let (state_dir, name) = (self.state_dir.clone(), tenant.name.clone());
+        blocking(move || crate::identity::tenant_key(&state_dir, &name)).await?;
         self.links.set_up_tenant(&tenant).await
     }
 
@@ -102,7 +104,7 @@ impl Tenants {
             })
             .await?;
         self.links.disconnect_tenant(&tenant).await?;
-        remove_dir(&self.state_dir.tenant(name))
+        remove_tree(self.state_dir.tenant(name)).await
     }
 }
 

@@ -1,9 +1,11 @@
 //! The work of every pass of the reconcile loop, whatever the pools' desired state.
 
+use crate::blocking::{blocking, paths_in};
 use crate::idle::IdleTimes;
 use crate::instances::{Lingering, LinkKeeper, Recovery};
 use crate::leases::Leases;
 use crate::state_dir::StateDir;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Keeps instances, leases, links and logs in order.
@@ -39,18 +41,26 @@ impl Upkeep {
     }
 
     /// Keeps each console log below its maximum size, whatever a guest prints.
-    pub(crate) fn trim_consoles(&self) {
-        let Ok(entries) = std::fs::read_dir(self.state_dir.instances()) else { return };
-        for entry in entries.flatten() {
-            for log in ["vm/console.log", "vm/qemu.log"] {
-                let path = entry.path().join(log);
-                let limit = mvm_hypervisor::CONSOLE_MAX_BYTES;
-                if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > limit)
-                    && let Err(error) = mvm_hypervisor::trim_log(&path, limit)
-                {
-                    tracing::warn!("cannot trim {}: {error}", path.display());
-                }
-            }
+    pub(crate) async fn trim_consoles(&self) {
+        let instances = self.state_dir.instances();
+        let trimmed = blocking(move || {
+            paths_in(&instances).iter().for_each(|instance| trim_logs(instance));
+            Ok(())
+        });
+        if let Err(error) = trimmed.await {
+            tracing::warn!("cannot trim the consoles' logs: {error}");
+        }
+    }
+}
+
+fn trim_logs(instance: &Path) {
+    for log in ["vm/console.log", "vm/qemu.log"] {
+        let path = instance.join(log);
+        let limit = mvm_hypervisor::CONSOLE_MAX_BYTES;
+        if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > limit)
+            && let Err(error) = mvm_hypervisor::trim_log(&path, limit)
+        {
+            tracing::warn!("cannot trim {}: {error}", path.display());
         }
     }
 }

@@ -179,7 +179,7 @@ impl Instances {
         match template {
             Some(template) => {
                 let outcome = self.machines.clone_of(live, &tenant, &instance, &template).await;
-                self.templates.judge(&instance.pool, &template, &outcome);
+                self.templates.judge(&instance.pool, &template, &outcome).await;
                 outcome
             }
             None => {

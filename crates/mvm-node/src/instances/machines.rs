@@ -12,7 +12,7 @@ use crate::links::{Links, uid_of};
 use crate::names::Names;
 use crate::random::random_bytes;
 use crate::stages::stage;
-use crate::state_dir::{Files, StateDir, make_dir, remove_file, write_atomically};
+use crate::state_dir::{Files, StateDir, make_dir, remove_file};
 use crate::templates::{Template, Templates, is_template_builder};
 use crate::{Error, Result, identity};
 use mvm_guest::channel::Channel;
@@ -305,9 +305,10 @@ impl Machines {
         let path = self.state_dir.files(id).dir.join("process.json");
         move |process| {
             let text = serde_json::to_vec(process).unwrap_or_default();
-            // This record is for users only. Recovery finds the process by its marker.
-            if let Err(problem) = write_atomically(&path, &text, 0o600) {
-                tracing::warn!("{problem}");
+            // This record is for users only, so nothing waits for the disk. Recovery finds the
+            // process by its marker.
+            if let Err(error) = std::fs::write(&path, &text) {
+                tracing::warn!("cannot write {}: {error}", path.display());
             }
         }
     }

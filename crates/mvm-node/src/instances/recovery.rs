@@ -10,7 +10,7 @@ use crate::audit::Auditor;
 use crate::error::MachineError;
 use crate::records::Records;
 use crate::stages::{operation, stage};
-use crate::state_dir::{remove_dir, remove_file};
+use crate::state_dir::{remove_file, remove_tree};
 use crate::wake::Wake;
 use crate::{Error, Result};
 use mvm_hypervisor::{Machine, ProcessIdentity};
@@ -118,7 +118,7 @@ impl Recovery {
             let (_, instance) = self.transitions.begin(id, State::Destroyed, by).await?;
             live.kill().await?;
             stage!("network", self.machines.links().disconnect_instance(&instance)).await?;
-            stage!("disks", async { remove_dir(&self.machines.files(id).dir) }).await?;
+            stage!("disks", remove_tree(self.machines.files(id).dir)).await?;
             self.records
                 .change(|_, changes| {
                     changes.remove_instance(id);

@@ -8,7 +8,7 @@ use crate::clock::Shown;
 use crate::error::{InternalError, JobError, io};
 use crate::locks::locked;
 use crate::records::{RecordSet, Records, no_job};
-use crate::state_dir::{StateDir, make_dir, remove_dir, remove_file};
+use crate::state_dir::{StateDir, make_dir, remove_file, remove_tree};
 use crate::{Result, now};
 use futures::{Stream, StreamExt};
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
@@ -160,7 +160,7 @@ impl Jobs {
         let job = match recorded {
             Ok(job) => job,
             Err(problem) => {
-                remove_dir(&self.files.dir(id))?;
+                remove_tree(self.files.dir(id)).await?;
                 return Err(problem);
             }
         };
@@ -331,15 +331,16 @@ impl Jobs {
                 Ok(())
             })
             .await?;
-        self.clear_away(ids)
+        self.clear_away(ids).await
     }
 
     /// Removes the files of jobs whose records are gone.
-    pub(crate) fn clear_away(&self, ids: &[JobId]) -> Result<()> {
-        ids.iter().try_for_each(|id| {
+    pub(crate) async fn clear_away(&self, ids: &[JobId]) -> Result<()> {
+        for id in ids {
             self.forget(*id);
-            remove_dir(&self.files.dir(*id))
-        })
+            remove_tree(self.files.dir(*id)).await?;
+        }
+        Ok(())
     }
 
     /// Cancels the jobs of a pool that is about to be destroyed, and waits for their end.

@@ -5,8 +5,9 @@ use super::attach::AWAY;
 use super::dispatcher::Dispatcher;
 use super::job_channel::JobSignal;
 use super::run::run;
+use crate::blocking::{blocking, paths_in};
 use crate::records::RecordSet;
-use crate::state_dir::{remove_dir, remove_file};
+use crate::state_dir::{remove_file, remove_tree};
 use crate::{Result, now};
 use mvm_model::job::Found;
 use mvm_model::lease::Purpose;
@@ -86,13 +87,13 @@ impl Dispatcher {
 
     /// Removes the files that belong to no job.
     async fn clear_files(&self) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(self.jobs.files.all()) else { return Ok(()) };
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
+        let all = self.jobs.files.all();
+        for dir in blocking(move || Ok(paths_in(&all))).await? {
+            let id = dir.file_name().and_then(|name| name.to_str()).and_then(|n| n.parse().ok());
             let Some(id) = id else { continue };
             match self.records.read(|world| world.jobs.get(&id).map(|job| job.state)) {
                 None => {
-                    remove_dir(&entry.path())?;
+                    remove_tree(dir).await?;
                     continue;
                 }
                 Some(state) if state.has_ended() => {
@@ -101,7 +102,7 @@ impl Dispatcher {
                 }
                 Some(_) => {}
             }
-            remove_halves(&entry.path())?;
+            blocking(move || remove_halves(&dir)).await?;
         }
         Ok(())
     }
@@ -125,8 +126,7 @@ async fn await_client(dispatcher: Arc<Dispatcher>, id: JobId) {
 
 /// Removes files that were being received when the last agent was killed.
 fn remove_halves(dir: &Path) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
-    let halves = entries.flatten().map(|entry| entry.path());
+    let halves = paths_in(dir).into_iter();
     halves
         .filter(|path| path.extension().is_some_and(|e| e == "new"))
         .try_for_each(|p| remove_file(&p))

@@ -6,10 +6,11 @@
 
 use super::standing::{NOTE, Renewals};
 use crate::Result;
+use crate::blocking::{blocking, paths_in};
 use crate::clock::wall;
 use crate::error::io;
 use crate::records::Records;
-use crate::state_dir::{Files, StateDir, make_dir, remove_dir, write_atomically};
+use crate::state_dir::{Files, StateDir, make_dir, remove_dir, remove_tree, write_atomically};
 use crate::wake::Wake;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::lease::Purpose;
@@ -165,30 +166,33 @@ impl Templates {
                 instances.chain(blank).chain(pools).collect()
             })
             .await;
-        let names = self.names();
+        let names = self.names().await;
         self.sweep_notes(&names, &needed);
         for name in names {
             if needed.contains(&name) || name.ends_with(UNFINISHED) || name.ends_with(NOTE) {
                 continue;
             }
             tracing::info!(template = name, "removing a template that nothing needs");
-            if let Err(problem) = remove_dir(&self.state_dir.templates().join(name)) {
+            if let Err(problem) = remove_tree(self.state_dir.templates().join(name)).await {
                 tracing::warn!("{problem}");
             }
         }
     }
 
     /// Removes at start the templates that a killed agent had not finished.
-    pub(crate) fn sweep(&self) -> Result<()> {
-        for name in self.names().iter().filter(|name| name.ends_with(UNFINISHED)) {
-            remove_dir(&self.state_dir.templates().join(name))?;
+    pub(crate) async fn sweep(&self) -> Result<()> {
+        for name in self.names().await.iter().filter(|name| name.ends_with(UNFINISHED)) {
+            remove_tree(self.state_dir.templates().join(name)).await?;
         }
         Ok(())
     }
 
-    fn names(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.state_dir.templates()) else { return Vec::new() };
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    /// Returns the names in the directory of templates.
+    async fn names(&self) -> Vec<String> {
+        let dir = self.state_dir.templates();
+        let paths = blocking(move || Ok(paths_in(&dir))).await.unwrap_or_default();
+        let names = paths.iter().filter_map(|path| path.file_name()?.to_str());
+        names.map(str::to_owned).collect()
     }
 }
 

@@ -8,11 +8,12 @@
 use super::lookup::{Template, Templates};
 use super::standing::{NOTE, RENEWED};
 use crate::Result;
+use crate::blocking::blocking;
 use crate::clock::wall;
 use crate::error::io;
 use crate::labels::of_pool;
 use crate::locks::locked;
-use crate::state_dir::{remove_dir, remove_file, write_atomically};
+use crate::state_dir::{remove_dir, remove_file, remove_tree, write_atomically};
 use mvm_model::template::{CloneEnd, Renewal};
 use mvm_model::{Code, Pool, PoolRef};
 use std::collections::BTreeSet;
@@ -43,7 +44,7 @@ impl Templates {
 
     /// Counts how a clone of the template came up, and gives the template up after too many
     /// failures.
-    pub(crate) fn judge(&self, pool: &PoolRef, template: &Template, outcome: &Result<()>) {
+    pub(crate) async fn judge(&self, pool: &PoolRef, template: &Template, outcome: &Result<()>) {
         let end = end_of(outcome);
         // Another clone may have given the template up: then this result does not concern the
         // present one.
@@ -72,9 +73,12 @@ impl Templates {
         let renewal = Renewal { at: wall(), made_at: template.made_at, reason, done: false };
         // The note comes first: a removed template without a note would not be renewed.
         let text = serde_json::to_vec(&renewal).unwrap_or_default();
-        let gone = write_atomically(&self.note(&template.key), &text, 0o600)
-            .and_then(|()| remove_dir(&template.files.dir));
-        if let Err(problem) = gone {
+        let (note, dir) = (self.note(&template.key), template.files.dir.clone());
+        let gone = blocking(move || {
+            write_atomically(&note, &text, 0o600)?;
+            remove_dir(&dir)
+        });
+        if let Err(problem) = gone.await {
             tracing::error!(template = template.key, "cannot give a template up: {problem}");
         }
         self.wake.notify();
@@ -100,21 +104,27 @@ impl Templates {
 
     /// Completes the renewal that a killed agent left unfinished: removes the old template, or
     /// notes that the new one is made.
-    pub(crate) fn end_renewal(&self, pool: &Pool) -> Result<()> {
+    pub(crate) async fn end_renewal(&self, pool: &Pool) -> Result<()> {
         let Some(template) = self.of_pool(pool) else { return Ok(()) };
         match self.to_be_renewed(&template.key) {
-            Some(renewal) if template.made_at == renewal.made_at => remove_dir(&template.files.dir),
-            Some(_) => self.renewed(&template.key),
+            Some(renewal) if template.made_at == renewal.made_at => {
+                remove_tree(template.files.dir).await
+            }
+            Some(_) => self.renewed(&template.key).await,
             None => Ok(()),
         }
     }
 
     /// Notes that the new template is made.
-    pub(crate) fn renewed(&self, key: &str) -> Result<()> {
+    pub(crate) async fn renewed(&self, key: &str) -> Result<()> {
         let Some(renewal) = self.to_be_renewed(key) else { return Ok(()) };
         let text = serde_json::to_vec(&Renewal { done: true, ..renewal }).unwrap_or_default();
-        write_atomically(&self.files(key).dir.join(RENEWED), &text, 0o600)?;
-        remove_file(&self.note(key))
+        let (done, note) = (self.files(key).dir.join(RENEWED), self.note(key));
+        blocking(move || {
+            write_atomically(&done, &text, 0o600)?;
+            remove_file(&note)
+        })
+        .await
     }
 
     /// Removes the notes of templates that no pool needs any more.

@@ -9,3 +9,7 @@ pub const LARGE: [(&str, &str); 1] = [(
     "mvm-coordinator::KnownNode",
     "what is known of a node: data, each field told by one source",
 )];
+
+/// Async functions that block, and why they may.
+pub const BLOCKING: [(&str, &str); 1] =
+    [("mvm-node: remains::left", "runs in a command, which has nothing else to do meanwhile")];

@@ -5,6 +5,7 @@
 //! re-exported name (`pub use`) counts as a name of the module that defines it; the re-exporting
 //! module imports it only if it uses it itself.
 
+mod blocking;
 mod blocks;
 mod exceptions;
 mod imports;
@@ -122,4 +123,17 @@ fn no_struct_holds_everything() {
     let there = |name: &str| found.iter().any(|line| line.starts_with(name));
     let mended: Vec<_> = exceptions::LARGE.iter().filter(|(name, _)| !there(name)).collect();
     assert!(mended.is_empty(), "not too large any more, take them off: {mended:#?}");
+}
+
+#[test]
+fn nothing_blocks_the_executor() {
+    let servers = ["mvm-server", "mvm-node", "mvm-coordinator"];
+    let servers = all().into_iter().filter(|one| servers.contains(&one.name.as_str()));
+    let found: Vec<String> = servers.flat_map(|one| blocking::blocked(&one)).collect();
+    let known = |line: &String| exceptions::BLOCKING.iter().any(|(name, _)| line.starts_with(name));
+    let new: Vec<&String> = found.iter().filter(|line| !known(line)).collect();
+    assert!(new.is_empty(), "give these to `blocking`: {new:#?}");
+    let there = |name: &str| found.iter().any(|line| line.starts_with(name));
+    let mended: Vec<_> = exceptions::BLOCKING.iter().filter(|(name, _)| !there(name)).collect();
+    assert!(mended.is_empty(), "these do not block any more, take them off: {mended:#?}");
 }
