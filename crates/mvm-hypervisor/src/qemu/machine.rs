@@ -3,6 +3,7 @@
 use super::heard;
 use super::process::{Ending, Process};
 use super::qmp::Qmp;
+use super::reading::read_until;
 use super::snapshot::{self, Draft, Hardware};
 use super::unshare::copy_memory;
 use super::{CONSOLE_LOG, QEMU_LOG, logs, memory, place};
@@ -12,6 +13,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use qapi::qmp::RunState;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -285,26 +287,26 @@ impl Inner {
             // Allows for 20 MiB/s, the speed of a slow disk.
             true => SEND + Duration::from_secs(self.spec.mem_mib / 20),
         };
+        let ends = tokio::time::Instant::now() + within;
         let receive = async {
-            let (stream, _) = socket.listener.accept().await?;
+            let (stream, _) = tokio::time::timeout_at(ends, socket.listener.accept()).await??;
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
-            // The deadline below cannot end a blocking read, so a read timeout of the same length
-            // does.
-            stream.set_read_timeout(Some(SEND))?;
-            let fill = move || {
+            let fill = move |stream: &UnixStream| {
                 match with_memory {
-                    true => draft.fill_with_memory(&stream),
-                    false => draft.fill(&stream),
+                    true => draft.fill_with_memory(stream),
+                    false => draft.fill(stream),
                 }
                 .map(|()| draft)
             };
-            tokio::task::spawn_blocking(fill).await.map_err(std::io::Error::other)?
+            read_until(ends, stream, fill).await
         };
-        let received = match tokio::time::timeout(within, receive).await {
-            Ok(Ok(draft)) => self.sent(to).await.map(|()| draft),
-            Ok(Err(e)) => Err(self.not_written(to, &e)),
-            Err(_) => Err(self.failed(to, format!("not sent within {} s", within.as_secs()))),
+        let received = match receive.await {
+            Ok(draft) => self.sent(to).await.map(|()| draft),
+            Err(e) if e.kind() == std::io::ErrorKind::TimedOut => {
+                Err(self.failed(to, format!("not sent within {} s", within.as_secs())))
+            }
+            Err(e) => Err(self.not_written(to, &e)),
         };
         if received.is_err() {
             // The first error is the one to report; if there is nothing to cancel, that is no

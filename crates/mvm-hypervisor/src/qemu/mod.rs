@@ -20,6 +20,7 @@ mod place;
 mod probe;
 mod process;
 mod qmp;
+mod reading;
 mod snapshot;
 mod spawn;
 mod stream;
