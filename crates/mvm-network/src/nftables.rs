@@ -6,9 +6,11 @@ use parking_lot::{Mutex, MutexGuard};
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::collections::BTreeMap;
 use std::io::{Error as IoError, ErrorKind};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Message types of linux/netfilter/nf_tables.h.
 const GET_TABLE: u8 = 1;
@@ -43,6 +45,11 @@ const QUIET_LINKS: Duration = Duration::from_millis(50);
 /// How long a change is held back at most while further ones come.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long the kernel may take to answer; it answers within the call.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The longest answer, in bytes: far more than a host's rules and sets take.
+const MOST_BYTES: usize = 256 << 20;
+
 /// The parts of an owner's tables by name, each with a hash of its content. Two values are equal if
 /// nothing was changed in between.
 pub(crate) type Parts = BTreeMap<String, u64>;
@@ -64,6 +71,7 @@ impl Nftables {
         let failed = |e: IoError| Error::io("open a netlink socket to nftables", &e);
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER)).map_err(|e| failed(e.into()))?;
         Ok(Nftables { socket: Mutex::new(socket) })
     }
 
@@ -244,38 +252,81 @@ fn ask(
     dump: bool,
     named: &[(u16, &str)],
 ) -> std::io::Result<Vec<Vec<u8>>> {
-    socket.send_to(&request(what, family, dump, named), &SocketAddr::new(0, 0), 0)?;
-    let mut answers = Vec::new();
+    static SENT: AtomicU32 = AtomicU32::new(0);
+    let sequence = SENT.fetch_add(1, Ordering::Relaxed);
+    socket.send_to(&request(sequence, what, family, dump, named), &SocketAddr::new(0, 0), 0)?;
+    answers(sequence, dump, Instant::now() + ANSWER, || {
+        let (datagram, from) = socket.recv_from_full()?;
+        Ok((datagram, from.port_number()))
+    })
+}
+
+/// Reads the messages of the answer to the request with this number. What the kernel still says to
+/// an earlier request, or another process says, is passed over. `receive` returns a datagram and its
+/// sender's port, which is 0 for the kernel. Error: `TimedOut` if the answer has no end at the
+/// deadline.
+fn answers(
+    sequence: u32,
+    dump: bool,
+    ends: Instant,
+    mut receive: impl FnMut() -> std::io::Result<(Vec<u8>, u32)>,
+) -> std::io::Result<Vec<Vec<u8>>> {
+    let (mut answers, mut bytes) = (Vec::new(), 0);
     loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = &datagram[..];
-        while rest.len() >= HEADER {
-            let length = (word(rest, 0) as usize).clamp(HEADER, rest.len());
-            let (message, behind) = rest.split_at(length);
-            rest = behind.get(..).unwrap_or_default();
+        if Instant::now() >= ends {
+            return Err(late());
+        }
+        let (datagram, port) = match receive() {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(late()),
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            received => received?,
+        };
+        if port != 0 {
+            continue;
+        }
+        for message in messages(&datagram).filter(|message| word(message, 8) == sequence) {
             match i32::from(u16::from_ne_bytes([message[4], message[5]])) {
                 libc::NLMSG_DONE => return Ok(answers),
                 libc::NLMSG_ERROR => match word(message, HEADER) as i32 {
                     0 => return Ok(answers),
-                    code => return Err(IoError::from_raw_os_error(-code)),
+                    code => return Err(IoError::from_raw_os_error(code.wrapping_neg())),
                 },
                 _ => answers.push(message.to_vec()),
             }
-            // Messages begin at multiples of four.
-            rest = rest.get(length.next_multiple_of(4) - length..).unwrap_or_default();
+            bytes += message.len();
+            if bytes > MOST_BYTES {
+                return Err(IoError::other(format!("its answer has more than {MOST_BYTES} bytes")));
+            }
         }
-        if !dump {
+        if !dump && !answers.is_empty() {
             return Ok(answers);
         }
     }
 }
 
-fn request(what: u8, family: u8, dump: bool, named: &[(u16, &str)]) -> Vec<u8> {
+fn late() -> IoError {
+    let words = format!("its answer has no end within {} s", ANSWER.as_secs());
+    IoError::new(ErrorKind::TimedOut, words)
+}
+
+/// Iterates over the messages of a datagram.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = (word(rest.get(..HEADER)?, 0) as usize).clamp(HEADER, rest.len());
+        let (message, behind) = rest.split_at(length);
+        // Messages begin at multiples of four.
+        rest = behind.get(length.next_multiple_of(4) - length..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+fn request(sequence: u32, what: u8, family: u8, dump: bool, named: &[(u16, &str)]) -> Vec<u8> {
     let flags = libc::NLM_F_REQUEST | if dump { libc::NLM_F_DUMP } else { 0 };
     let mut message = vec![0; 4];
     message.extend([what, libc::NFNL_SUBSYS_NFTABLES as u8]);
     message.extend((flags as u16).to_ne_bytes());
-    message.extend([0; 8]);
+    message.extend(sequence.to_ne_bytes());
+    message.extend([0; 4]);
     message.extend([family, 0, 0, 0]);
     for (kind, text) in named {
         let length = text.len() + 5;
@@ -341,6 +392,55 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A message with this number and type, and a body of four bytes.
+    fn message(sequence: u32, kind: i32, body: u32) -> Vec<u8> {
+        let kind = (kind as u32).to_ne_bytes();
+        [20u32.to_ne_bytes(), kind, sequence.to_ne_bytes(), [0; 4], body.to_ne_bytes()].concat()
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(600)
+    }
+
+    #[test]
+    fn only_the_kernels_answer_to_this_question_is_read() {
+        const KIND: i32 = 0xa01;
+        let mut arrives = [
+            // The rest of an earlier answer, its end, and its error.
+            (message(6, KIND, 1), 0),
+            (message(6, libc::NLMSG_DONE, 0), 0),
+            (message(6, libc::NLMSG_ERROR, 1), 0),
+            // Another process may send to the socket, and choose any number.
+            (message(7, KIND, 2), 4711),
+            (message(7, libc::NLMSG_DONE, 0), 4711),
+            ([message(7, KIND, 3), message(6, KIND, 4), message(7, KIND, 5)].concat(), 0),
+            (message(7, libc::NLMSG_DONE, 0), 0),
+        ]
+        .into_iter();
+        let read = answers(7, true, soon(), || Ok(arrives.next().expect("it has ended")));
+        assert_eq!(read.expect("an answer"), [message(7, KIND, 3), message(7, KIND, 5)]);
+        let mut arrives = [(message(6, KIND, 1), 0), (message(7, KIND, 2), 0)].into_iter();
+        let read = answers(7, false, soon(), || Ok(arrives.next().expect("it has ended")));
+        assert_eq!(read.expect("an answer"), [message(7, KIND, 2)]);
+    }
+
+    #[test]
+    fn an_answer_without_end_is_given_up() {
+        let mut many = message(7, 0xa01, 0);
+        many.resize(1 << 20, 0);
+        many[..4].copy_from_slice(&(1u32 << 20).to_ne_bytes());
+        let error = answers(7, true, soon(), || Ok((many.clone(), 0))).expect_err("too long");
+        assert!(error.to_string().contains("bytes"), "{error}");
+        let ends = Instant::now() + Duration::from_millis(20);
+        for port in [0, 4711] {
+            let foreign = message(6, libc::NLMSG_DONE, 0);
+            let error = answers(7, true, ends, || Ok((foreign.clone(), port))).expect_err("late");
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        }
+        let silent = || Err(ErrorKind::WouldBlock.into());
+        assert_eq!(answers(7, true, soon(), silent).expect_err("late").kind(), ErrorKind::TimedOut);
+    }
+
     proptest! {
         /// The kernel is trusted, but a wrong length must not cause a panic all the same.
         #[test]
@@ -353,8 +453,8 @@ mod tests {
 
         #[test]
         fn what_is_asked_is_read_back(name in "[a-z_0-9]{0,20}", more in "[a-z]{0,9}") {
-            let message = request(GET_ELEMENTS, 1, true, &[(TABLE, &name), (NAME, &more)]);
-            prop_assert_eq!(message.len() as u32, word(&message, 0));
+            let message = request(7, GET_ELEMENTS, 1, true, &[(TABLE, &name), (NAME, &more)]);
+            prop_assert_eq!((message.len() as u32, 7), (word(&message, 0), word(&message, 8)));
             prop_assert_eq!(text(&message, TABLE), Some(name));
             prop_assert_eq!(text(&message, NAME), Some(more));
         }
