@@ -25,6 +25,8 @@ pub fn manifest(bytes: &[u8]) -> bool {
     let digest = "ab".repeat(32);
     let Ok(revision) = transfer::checked(bytes, &digest, None) else { return false };
     assert_eq!(revision.digest, digest);
+    let shown = [&revision.kernel_version, &revision.flake, &revision.profile, &revision.out_path];
+    assert!(shown.iter().all(|text| !text.chars().any(char::is_control)));
     let content = revision.content();
     assert!(transfer::checked(bytes, &digest, Some(&content)).is_ok());
     assert!(transfer::checked(bytes, &digest, Some("another")).is_err());

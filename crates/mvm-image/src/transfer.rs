@@ -19,6 +19,14 @@ use std::path::{Path, PathBuf};
 const PARTIAL: &str = ".partial";
 /// The largest part that is accepted, in bytes: 1 TiB.
 const MAX_PART: u64 = 1 << 40;
+/// The longest manifest that is accepted, in bytes.
+const MAX_MANIFEST: usize = 32 << 20;
+/// The longest text in a manifest that is accepted, in bytes: a path has at most as many.
+const MAX_TEXT: usize = 4096;
+/// How many store paths an image may have at most.
+const MAX_CLOSURE: usize = 100_000;
+/// The end of the year 9999, in milliseconds since the Unix epoch: later times cannot be shown.
+const MAX_TIME: u64 = 253_402_300_799_999;
 /// Free bytes that must remain besides what a transfer needs.
 const SPARE: u64 = 64 << 20;
 
@@ -64,12 +72,14 @@ pub(crate) fn receive(
 /// Returns the image that a manifest describes, if it is the wanted one. Error: `image_refused`.
 pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> Result<Revision> {
     let refused = |why: String| Error::ImageRefused { digest: digest.to_owned(), why };
+    if manifest.len() > MAX_MANIFEST {
+        return Err(refused(format!("its manifest has more than {MAX_MANIFEST} bytes")));
+    }
     let mut revision: Revision = serde_json::from_slice(manifest)
         .map_err(|e| refused(format!("its manifest cannot be read: {e}")))?;
     if revision.digest != digest {
         return Err(refused(format!("its manifest is of {:.64}", revision.digest)));
     }
-    let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     if !is_digest(digest) {
         return Err(refused("not a valid digest".to_owned()));
     }
@@ -80,12 +90,44 @@ pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> R
     if revision.parts.iter().any(|p| !is_digest(&p.sha256) || p.size > MAX_PART) {
         return Err(refused("a part has an impossible size or digest".to_owned()));
     }
+    if let Some(field) = impossible(&revision) {
+        return Err(refused(format!("`{field}` of its manifest has an impossible value")));
+    }
     let found = revision.content();
     if content.is_some_and(|wanted| wanted != found) {
         return Err(refused(format!("its content is {found}, not what was asked for")));
     }
     revision.size_bytes = revision.parts.iter().map(|part| part.size).sum();
     Ok(revision)
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn is_text(text: &str) -> bool {
+    text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
+}
+
+fn is_path(text: &str) -> bool {
+    is_text(text) && text.starts_with('/') && !text.split('/').any(|part| part == "..")
+}
+
+/// Returns the first field that no image of this mvm has with this value. These fields say where an
+/// image comes from: they are shown and stored, and the digests above do not cover them.
+fn impossible(revision: &Revision) -> Option<&'static str> {
+    let closure = &revision.closure;
+    let fields = [
+        ("kernel_digest", is_digest(&revision.kernel_digest)),
+        ("kernel_version", is_text(&revision.kernel_version)),
+        ("built_at", revision.built_at <= MAX_TIME),
+        ("flake", is_text(&revision.flake)),
+        ("profile", is_text(&revision.profile)),
+        ("guest_sha256", is_digest(&revision.guest_sha256)),
+        ("out_path", is_path(&revision.out_path)),
+        ("closure", closure.len() <= MAX_CLOSURE && closure.iter().all(|path| is_path(path))),
+    ];
+    fields.into_iter().find(|(_, possible)| !possible).map(|(field, _)| field)
 }
 
 impl Incoming {
@@ -170,5 +212,78 @@ fn remove_if_there(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_model::Code;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn manifest() -> Value {
+        let digest = "ab".repeat(32);
+        let part = |name: &&str| json!({ "name": name, "size": 4096, "sha256": digest });
+        json!({
+            "digest": digest, "platform": "pci", "kernel_digest": digest, "kernel_version": "6.1.0",
+            "built_at": 1, "size_bytes": 0, "flake": "/flake", "profile": "ci",
+            "guest_sha256": digest, "out_path": "/nix/store/x", "closure": ["/nix/store/x"],
+            "parts": PARTS.iter().map(part).collect::<Vec<_>>(),
+        })
+    }
+
+    fn read(manifest: &Value) -> Result<Revision> {
+        checked(&serde_json::to_vec(manifest).unwrap(), &"ab".repeat(32), None)
+    }
+
+    #[track_caller]
+    fn refused(field: &str, value: Value) {
+        let mut forged = manifest();
+        forged[field] = value;
+        let error = read(&forged).unwrap_err();
+        assert_eq!(error.code(), Code::ImageRefused);
+        assert!(error.to_string().contains(&format!("`{field}`")), "{error}");
+    }
+
+    const TEXTS: [&str; 3] = ["kernel_version", "flake", "profile"];
+
+    #[test]
+    fn a_manifest_says_nothing_impossible() {
+        read(&manifest()).unwrap();
+        for field in ["kernel_digest", "guest_sha256"] {
+            for digest in ["".to_owned(), "ab".repeat(31), "ab".repeat(33), "xy".repeat(32)] {
+                refused(field, json!(digest));
+            }
+        }
+        for field in TEXTS {
+            refused(field, json!("a".repeat(MAX_TEXT + 1)));
+        }
+        for path in ["", "nix/store/x", "/nix/store/../../etc", "/nix/store/a\nb"] {
+            refused("out_path", json!(path));
+            refused("closure", json!(["/nix/store/x", path]));
+        }
+        refused("closure", json!(vec!["/"; MAX_CLOSURE + 1]));
+        refused("built_at", json!(u64::MAX));
+        let mut long = manifest();
+        long["more"] = json!("a".repeat(MAX_MANIFEST));
+        assert_eq!(read(&long).unwrap_err().code(), Code::ImageRefused);
+    }
+
+    proptest! {
+        /// What is shown of an image cannot change how a terminal shows what follows.
+        #[test]
+        fn no_text_has_control_characters(
+            before in ".{0,20}", control in "\\p{Cc}", after in ".{0,20}", field in 0..TEXTS.len(),
+        ) {
+            refused(TEXTS[field], json!([before, control, after].concat()));
+        }
+
+        #[test]
+        fn other_texts_are_taken(text in "\\PC{0,200}", field in 0..TEXTS.len()) {
+            let mut whole = manifest();
+            whole[TEXTS[field]] = json!(text);
+            prop_assert!(read(&whole).is_ok());
+        }
     }
 }
