@@ -69,7 +69,7 @@ impl Caches {
             let disk = self.pool_cache(pool, name).await?;
             match self.copy_cache(pool, &disk, to).await {
                 Ok(()) => return Ok(disk),
-                Err(problem) => last = Some(problem),
+                Err(error) => last = Some(error),
             }
             if self.pool_cache(pool, name).await?.has_content_of(&disk) {
                 break;
@@ -167,8 +167,8 @@ impl Caches {
         };
         match close.await {
             Ok(()) => true,
-            Err(problem) => {
-                tracing::warn!(instance = %id, "its caches are not let go of: {problem}");
+            Err(error) => {
+                tracing::warn!(instance = %id, "its caches are not let go of: {error}");
                 false
             }
         }

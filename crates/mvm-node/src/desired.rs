@@ -103,7 +103,7 @@ async fn observe(desired: &Arc<Desired>, file: &DesiredFile, seen: &mut Option<V
         let document = read(file)?;
         desired.apply(document, file.prune, true).await
     };
-    let refused = outcome.await.err().map(|problem| problem.to_string());
+    let refused = outcome.await.err().map(|error| error.to_string());
     if let Some(why) = &refused {
         tracing::error!(file = %file.path.display(), "the desired state is not taken: {why}");
     }
@@ -123,17 +123,17 @@ async fn pass(desired: &Arc<Desired>) {
     if now() < desired.progress(|p| p.failures.retry_at()) {
         return;
     }
-    if let Err(problem) = carry_out_all(desired, &in_force).await {
-        tracing::warn!("desired state: {problem}");
+    if let Err(error) = carry_out_all(desired, &in_force).await {
+        tracing::warn!("desired state: {error}");
         desired.progress(|p| {
             p.failures = Failures { count: p.failures.count + 1, last: now() };
-            p.last_failure = Some(Arc::new(problem));
+            p.last_failure = Some(Arc::new(error));
         });
         return;
     }
     desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
-    if let Err(problem) = desired.conclude(&in_force).await {
-        tracing::error!("desired state: {problem}");
+    if let Err(error) = desired.conclude(&in_force).await {
+        tracing::error!("desired state: {error}");
     }
 }
 
@@ -150,8 +150,8 @@ async fn carry_out_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()>
             continue;
         }
         tracing::info!("desired state: {step}");
-        if let Err(problem) = desired.carry_out(&in_force.document, &step).await {
-            outcome = Err(Error::Step { step: step.to_string(), error: Box::new(problem) });
+        if let Err(error) = desired.carry_out(&in_force.document, &step).await {
+            outcome = Err(Error::Step { step: step.to_string(), error: Box::new(error) });
             failed.insert(own);
         }
     }

@@ -80,10 +80,10 @@ pub(crate) async fn run(records: Arc<Records>) {
                     let by_tcp = tasks.spawn(answer_tcp(tcp, subnet, servers.clone()));
                     serving.insert((gateway, subnet), vec![by_udp, by_tcp]);
                 }
-                Err(problem) => {
+                Err(error) => {
                     failed = true;
                     if !told {
-                        tracing::warn!("guests of {subnet} resolve no names: {problem}");
+                        tracing::warn!("guests of {subnet} resolve no names: {error}");
                     }
                 }
             }

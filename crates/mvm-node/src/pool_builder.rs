@@ -79,7 +79,7 @@ impl PoolBuilder {
         let template = self.template_maker.ensure_of(reference).await;
         self.wake.notify();
         let took_ms = began.elapsed().as_millis() as u64;
-        let template_failure = template.err().map(|problem| problem.to_string());
+        let template_failure = template.err().map(|error| error.to_string());
         Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
     }
 

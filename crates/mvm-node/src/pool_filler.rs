@@ -69,8 +69,8 @@ impl PoolFiller {
                 .as_agent_on("instance.sleep", id, self.instances.bring(id, to, &Mover::Agent))
                 .await;
             self.spares.clear_goal(id).await;
-            if let Err(problem) = outcome {
-                tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
+            if let Err(error) = outcome {
+                tracing::warn!(instance = %id, "cannot put to sleep: {error}");
             }
         }
     }
@@ -91,8 +91,8 @@ impl PoolFiller {
             Action::Destroy { id } => {
                 let spares = self.spares.clone();
                 tokio::spawn(async move {
-                    if let Err(problem) = spares.destroy(id).await {
-                        tracing::warn!(instance = %id, "cannot destroy: {problem}");
+                    if let Err(error) = spares.destroy(id).await {
+                        tracing::warn!(instance = %id, "cannot destroy: {error}");
                     }
                 });
                 return;
@@ -109,7 +109,7 @@ impl PoolFiller {
                     filler.wake.notify();
                 });
             }
-            Err(problem) => self.health.failed(pool, &problem),
+            Err(error) => self.health.failed(pool, &error),
         }
     }
 
@@ -123,10 +123,10 @@ impl PoolFiller {
         match &outcome {
             Ok(_) => self.health.succeeded(pool),
             // The instance was destroyed in the meantime, which is no failure.
-            Err(problem) if gone || problem.code() == Code::Destroyed => {}
+            Err(error) if gone || error.code() == Code::Destroyed => {}
             // The instance was leased after the plan was made, and belongs to its holder.
-            Err(problem) if problem.code() == Code::Leased => {}
-            Err(problem) => self.health.failed(pool, problem),
+            Err(error) if error.code() == Code::Leased => {}
+            Err(error) => self.health.failed(pool, error),
         }
         outcome.map(drop)
     }
@@ -143,8 +143,8 @@ impl PoolFiller {
             if self.health.of(pool).last_failure.is_none() {
                 self.health.failed(pool, &MachineError::SpareFailed(reason).into());
             }
-            if let Err(problem) = self.spares.destroy(id).await {
-                tracing::warn!(instance = %id, "cannot destroy: {problem}");
+            if let Err(error) = self.spares.destroy(id).await {
+                tracing::warn!(instance = %id, "cannot destroy: {error}");
             }
         }
     }

@@ -58,9 +58,9 @@ impl PoolRemoval {
             }
             for id in ids {
                 self.instances.bring(id, State::Destroyed, &Mover::Force).await.or_else(
-                    |problem| match problem.code() == Code::NotFound {
+                    |error| match error.code() == Code::NotFound {
                         true => Ok(State::Destroyed),
-                        false => Err(problem),
+                        false => Err(error),
                     },
                 )?;
             }

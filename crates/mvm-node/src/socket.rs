@@ -64,8 +64,8 @@ pub(crate) async fn serve(
                 serving = tokio::spawn(api::serve(listener, app.clone()));
                 (file, told) = (identity(socket), false);
             }
-            Err(problem) if !told => {
-                tracing::error!("nobody reaches this agent: {problem}");
+            Err(error) if !told => {
+                tracing::error!("nobody reaches this agent: {error}");
                 told = true;
             }
             Err(_) => {}

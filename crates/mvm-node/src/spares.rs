@@ -66,7 +66,7 @@ impl Spares {
                     .as_agent_on("instance.destroy", id, self.instances.destroy(id, &Mover::Agent))
                     .await;
                 match outcome {
-                    Err(problem) if problem.code() == Code::Leased => {
+                    Err(error) if error.code() == Code::Leased => {
                         self.clear_goal(id).await;
                         Ok(())
                     }

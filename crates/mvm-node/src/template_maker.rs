@@ -68,8 +68,8 @@ impl TemplateMaker {
         });
         let Some(pool) = pool else { return Ok(()) };
         match self.ensure_of(&pool).await {
-            Err(problem) if problem.code().is_one_of(&[Code::QuotaExceeded, Code::SubnetFull]) => {
-                tracing::info!(%pool, "no template: {problem}");
+            Err(error) if error.code().is_one_of(&[Code::QuotaExceeded, Code::SubnetFull]) => {
+                tracing::info!(%pool, "no template: {error}");
                 Ok(())
             }
             outcome => outcome,
@@ -184,7 +184,7 @@ impl TemplateMaker {
             tokio::spawn(async move {
                 match maker.ensure_of(&pool).await {
                     Ok(()) => maker.health.succeeded(&pool),
-                    Err(problem) => maker.health.failed(&pool, &problem),
+                    Err(error) => maker.health.failed(&pool, &error),
                 }
                 locked(&maker.under_way).remove(&pool);
                 maker.wake.notify();

@@ -80,9 +80,9 @@ impl Transfer {
                     tracing::info!(digest = image.digest, source, received, "received an image");
                     return Ok(fetched(&image, received, began));
                 }
-                Err(problem) => {
-                    tracing::warn!(digest = wanted.digest, source, "cannot receive it: {problem}");
-                    last = Some(problem);
+                Err(error) => {
+                    tracing::warn!(digest = wanted.digest, source, "cannot receive it: {error}");
+                    last = Some(error);
                 }
             }
         }

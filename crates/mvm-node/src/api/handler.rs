@@ -25,6 +25,12 @@ pub type Listing<T> = Result<List<T>, Refusal>;
 /// A problem as an HTTP response.
 pub struct Refusal(pub Problem);
 
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Refusal(problem)
+    }
+}
+
 impl<E: Into<Error>> From<E> for Refusal {
     fn from(error: E) -> Self {
         Refusal(error.into().into())

@@ -8,7 +8,6 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Problem {
         match error {
             // Another process' document is passed on as it came.
-            Error::Problem(problem) => *problem,
             Error::Client(error) => error.into_problem(),
             Error::Identity(error) => error.into(),
             Error::Server(error) => error.into(),

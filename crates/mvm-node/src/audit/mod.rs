@@ -113,7 +113,7 @@ impl Act {
         Ok(Act(Arc::new(Inner { audit, log, entry, deferred: AtomicBool::new(false) })))
     }
 
-    /// Records the act's outcome: [`OK`] or a problem's code. Returns when the record is durable.
+    /// Records the act's outcome: [`OK`] or an error's code. Returns when the record is durable.
     pub async fn end(&self, outcome: &str) {
         let Inner { audit, log, entry, .. } = &*self.0;
         let mut entry = locked(entry).clone();
@@ -130,13 +130,13 @@ impl Act {
         for outcome in outcomes {
             match outcome {
                 Ok(written) => audit.logs.synced(written).await,
-                Err(problem) => tracing::error!("{problem}"),
+                Err(error) => tracing::error!("{error}"),
             }
         }
         if let Some(tenant) = unmade.filter(|log| *log != NODE_LOG)
-            && let Err(problem) = audit.logs.put_aside(tenant)
+            && let Err(error) = audit.logs.put_aside(tenant)
         {
-            tracing::error!("{problem}");
+            tracing::error!("{error}");
         }
     }
 
@@ -157,7 +157,7 @@ impl Act {
 
 /// Returns the outcome in a record's form.
 pub fn outcome<T>(outcome: &Result<T>) -> String {
-    outcome.as_ref().map_or_else(|problem| problem.code().to_string(), |_| OK.to_owned())
+    outcome.as_ref().map_or_else(|error| error.code().to_string(), |_| OK.to_owned())
 }
 
 /// Runs `work` with the caller's act, for a task of its own.
@@ -228,7 +228,7 @@ impl Auditor {
             ..Entry::default()
         };
         let act = Act::begin(&self.audit, Some(&instance.pool.tenant), entry);
-        act.inspect_err(|problem| tracing::error!("{problem}")).ok()
+        act.inspect_err(|error| tracing::error!("{error}")).ok()
     }
 
     /// Runs an operation of the agent itself as an act. Within a call, it is part of that call's
@@ -251,8 +251,8 @@ impl Auditor {
         let entry = Entry { actor, verb, target, lease, ..Entry::default() };
         let act = match Act::begin(&self.audit, tenant.as_ref(), entry) {
             Ok(act) => act,
-            Err(problem) => {
-                tracing::error!("{problem}");
+            Err(error) => {
+                tracing::error!("{error}");
                 return work.await;
             }
         };

@@ -45,7 +45,7 @@ pub async fn pass<C, G>(
     let act = match Act::begin(audit, Some(tenant), Entry { verb, program, ..entry }) {
         Ok(act) => act,
         // A session that cannot be logged is refused.
-        Err(problem) => return tracing::error!("a session is refused: {problem}"),
+        Err(error) => return tracing::error!("a session is refused: {error}"),
     };
     if guest.write_all(&request).await.is_ok() && guest.flush().await.is_ok() {
         let mut guest = LastWord::new(guest, || why().filter(|_| framed));

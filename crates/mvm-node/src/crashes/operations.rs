@@ -511,7 +511,7 @@ async fn bring(agent: &Arc<Agent>, to: State) -> Result<()> {
 }
 
 fn gone(outcome: Result<()>) -> Result<()> {
-    outcome.or_else(|problem| if problem.code() == Code::NotFound { Ok(()) } else { Err(problem) })
+    outcome.or_else(|error| if error.code() == Code::NotFound { Ok(()) } else { Err(error) })
 }
 
 pub fn wish(purpose: Purpose) -> LeaseRequest {

@@ -156,8 +156,8 @@ pub async fn unrest(agent: &Agent, world: &RecordSet) -> Option<String> {
     if job.state == JobState::Preparing {
         // The client that submitted the job is gone.
         crate::clock::advance(PREPARING_MS);
-        if let Err(problem) = agent.work.jobs.tidy().await {
-            return Some(problem.to_string());
+        if let Err(error) = agent.work.jobs.tidy().await {
+            return Some(error.to_string());
         }
     }
     agent.base.records.touch();

@@ -39,9 +39,7 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
     let mut outcome: Option<Result<()>> = None;
     let mut courses = [Course::default(), Course::default()];
     let checked = host.agent(async |agent| {
-        (operation.prepare)(agent.clone())
-            .await
-            .map_err(|problem| format!("prepare: {problem}"))?;
+        (operation.prepare)(agent.clone()).await.map_err(|error| format!("prepare: {error}"))?;
         settle(&agent).await?;
         before = Some(agent.base.records.read(RecordSet::clone));
         host.arm(strikes[0]);
@@ -151,8 +149,8 @@ impl Aftermath<'_> {
     async fn check(&self, before: Option<&RecordSet>, outcome: Option<&Result<()>>) -> Outcome<()> {
         let mut faults = checks::faults(self.agent, self.host).await;
         let after = self.agent.base.records.read(RecordSet::clone);
-        if let (None, Some(Err(problem))) = (self.strikes[0], outcome) {
-            faults.push(format!("it failed by itself: {problem}"));
+        if let (None, Some(Err(error))) = (self.strikes[0], outcome) {
+            faults.push(format!("it failed by itself: {error}"));
         }
         self.kept(before.ok_or("it was never prepared")?, &after, &mut faults);
         faults.extend(self.guests(&after).await);
@@ -202,7 +200,7 @@ impl Aftermath<'_> {
         let mut faults = Vec::new();
         for instance in world.instances.values().filter(|i| i.state == State::Running) {
             match read(self.agent, instance.id, MARK).await {
-                Err(problem) => faults.push(format!("{} does not answer: {problem}", instance.id)),
+                Err(error) => faults.push(format!("{} does not answer: {error}", instance.id)),
                 Ok(text) if self.operation.marked && text != "mine\n" => {
                     let stopped = self.operation.name.contains("stop") || instance.reason.is_some();
                     if !stopped {
@@ -218,7 +216,7 @@ impl Aftermath<'_> {
     /// Runs the operation again, as a user would.
     async fn again(&self) -> Outcome<()> {
         let Some(again) = &self.operation.again else { return Ok(()) };
-        again(self.agent.clone()).await.map_err(|problem| format!("again: {problem}"))?;
+        again(self.agent.clone()).await.map_err(|error| format!("again: {error}"))?;
         settle(self.agent).await?;
         let faults = checks::faults(self.agent, self.host).await;
         match faults.is_empty() {

@@ -97,9 +97,7 @@ fn run(
     point: Option<(u64, By)>,
 ) -> Outcome<u64> {
     let lived = host.agent(async |agent| {
-        (operation.prepare)(agent.clone())
-            .await
-            .map_err(|problem| format!("prepare: {problem}"))?;
+        (operation.prepare)(agent.clone()).await.map_err(|error| format!("prepare: {error}"))?;
         settle(&agent).await?;
         silence.arm(point.map(|(trip, _)| trip));
         if point.is_some_and(|(_, by)| by == By::Deadline) {
@@ -154,7 +152,7 @@ async fn destroy_all(agent: &Arc<Agent>) -> Outcome<()> {
             .await
         {
             Err(_) => return Err(format!("the end of {id} hangs")),
-            Ok(Err(problem)) => return Err(format!("cannot destroy {id}: {problem}")),
+            Ok(Err(error)) => return Err(format!("cannot destroy {id}: {error}")),
             Ok(Ok(())) => {}
         }
     }

@@ -78,14 +78,14 @@ fn on(host: &Host, way: Way, harm: Option<Harm>) -> Outcome<Course> {
     host.arm(None);
     let mut course = Course::default();
     let lived = host.agent(async |agent| {
-        prepare(&agent, way).await.map_err(|problem| format!("prepare: {problem}"))?;
+        prepare(&agent, way).await.map_err(|error| format!("prepare: {error}"))?;
         settle(&agent).await?;
-        let id = only(&agent).await.map_err(|problem| problem.to_string())?.id;
+        let id = only(&agent).await.map_err(|error| error.to_string())?.id;
         host.arm(harm.map(|harm| harm.strike));
         let woken = agent.lifecycle.instances.bring(id, way.to, &Mover::Agent).await;
         course = host.course();
         if harm.is_none() {
-            woken.map_err(|problem| format!("it fails by itself: {problem}"))?;
+            woken.map_err(|error| format!("it fails by itself: {error}"))?;
         }
         settle(&agent).await
     });
@@ -98,7 +98,7 @@ fn on(host: &Host, way: Way, harm: Option<Harm>) -> Outcome<Course> {
     let judged = host.agent(async |agent| {
         settle(&agent).await?;
         let mut faults = checks::faults(&agent, host).await;
-        let found = only(&agent).await.map_err(|problem| problem.to_string())?;
+        let found = only(&agent).await.map_err(|error| error.to_string())?;
         match (found.state, ran) {
             (State::Failed, false) => faults.push(format!("lost: {:?}", found.reason)),
             (State::Sleeping, true) if way.from != From::Template => {
@@ -128,13 +128,13 @@ fn guest_ran(host: &Host, harm: Harm) -> bool {
 /// Wakes the instance, and returns what is wrong with its memory.
 async fn wakes(agent: &Arc<Agent>, way: Way) -> Option<String> {
     let id = only(agent).await.ok()?.id;
-    if let Err(problem) = agent.lifecycle.instances.bring(id, State::Running, &Mover::Agent).await {
-        return Some(format!("it does not wake: {problem}"));
+    if let Err(error) = agent.lifecycle.instances.bring(id, State::Running, &Mover::Agent).await {
+        return Some(format!("it does not wake: {error}"));
     }
     match read(agent, id, MARK).await {
         Ok(text) if text == "mine\n" || way.from == From::Template => None,
         Ok(text) => Some(format!("its memory holds {text:?}")),
-        Err(problem) => Some(format!("it does not answer: {problem}")),
+        Err(error) => Some(format!("it does not answer: {error}")),
     }
 }
 
@@ -204,13 +204,13 @@ fn what_cannot_be_resumed_sleeps_on() {
         let id = only(&agent).await.expect("an instance").id;
         for _ in 0..2 {
             host.machines().set_faults(FaultPlan::none().always(Call::Resume, Effect::Fail));
-            let problem = agent
+            let error = agent
                 .lifecycle
                 .instances
                 .bring(id, State::Running, &Mover::Agent)
                 .await
                 .expect_err("no");
-            assert_eq!(problem.code(), Code::Injected);
+            assert_eq!(error.code(), Code::Injected);
             host.arm(None);
             settle(&agent).await.expect("rest");
             assert_eq!(only(&agent).await.expect("an instance").state, State::Sleeping);

@@ -26,7 +26,7 @@ pub use node::NodeError;
 pub use pool::{Overlap, PoolError};
 
 use advice::FREE_SPACE;
-use mvm_api::{ClientError, Problem};
+use mvm_api::ClientError;
 use mvm_model::{AnyCode, Code, Fault};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -103,9 +103,6 @@ pub enum Error {
     /// A call to another node failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A problem document that was made at the edge of the API already.
-    #[error(transparent)]
-    Problem(Box<Problem>),
     /// One error that several tasks get.
     #[error(transparent)]
     Shared(#[from] Arc<Error>),
@@ -150,7 +147,6 @@ impl Error {
             Self::Client(error) => return error.any_code(),
             Self::Identity(error) => return error.code(),
             Self::Server(error) => return error.code(),
-            Self::Problem(problem) => return problem.code.clone(),
             Self::Shared(error) => return error.code(),
             Self::Hinted { error, .. } | Self::Step { error, .. } => return error.code(),
             Self::NotFound(_) => Code::NotFound,
@@ -188,7 +184,6 @@ impl Error {
             Self::Client(error) => error.hint().into(),
             Self::Identity(error) => error.hint(),
             Self::Server(error) => error.hint(),
-            Self::Problem(problem) => problem.hint.as_str().into(),
             Self::Shared(error) => error.hint(),
             Self::Hinted { hint, .. } => hint.as_str().into(),
             Self::Step { error, .. } => error.hint(),
@@ -232,8 +227,7 @@ impl Error {
             | Self::Server(Server::Fault(fault) | Server::Identity(Identity::Fault(fault))) => {
                 Some((&fault.path, &fault.message))
             }
-            Self::Problem(problem)
-            | Self::Client(ClientError::Problem(problem))
+            Self::Client(ClientError::Problem(problem))
             | Self::Identity(Identity::Client(ClientError::Problem(problem))) => {
                 Some((&problem.path, &problem.detail))
             }
@@ -250,11 +244,5 @@ impl Error {
 impl From<Missing> for Error {
     fn from(missing: Missing) -> Error {
         Error::NotFound(missing)
-    }
-}
-
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Error {
-        Error::Problem(Box::new(problem))
     }
 }

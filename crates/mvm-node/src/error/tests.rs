@@ -1,6 +1,7 @@
 //! The words of errors: programs match the codes, people and documents rely on the rest.
 
 use super::*;
+use mvm_api::Problem;
 use mvm_api::status::status;
 use mvm_hypervisor::{Exit, Halt};
 use mvm_model::{InstanceId, JobId, JobState, PoolRef, State};
@@ -221,8 +222,7 @@ fn what_another_process_has_said_is_passed_on_as_it_came() {
     let code = AnyCode::of("cannot_levitate");
     let came = Problem { status: 418, request_id: "r-1".into(), ..Problem::new(code, "too heavy") };
     for error in [
-        Error::from(came.clone()),
-        ClientError::Problem(Box::new(came.clone())).into(),
+        Error::from(ClientError::Problem(Box::new(came.clone()))),
         mvm_identity::Error::from(ClientError::Problem(Box::new(came.clone()))).into(),
     ] {
         assert_eq!(error.code(), came.code);

@@ -114,10 +114,10 @@ impl Front {
                     *locked(&self.refused) = None;
                     return listener;
                 }
-                Err(problem) => {
-                    let said = locked(&self.refused).replace(problem.to_string());
+                Err(error) => {
+                    let said = locked(&self.refused).replace(error.to_string());
                     if said.is_none() {
-                        tracing::error!(pool = %self.route.pool, "{problem}; it is tried again");
+                        tracing::error!(pool = %self.route.pool, "{error}; it is tried again");
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -138,8 +138,8 @@ impl Front {
         let Route { listen, pool, .. } = &self.route;
         let (_seat, _session, mut guest) = match reached {
             Ok(reached) => reached,
-            Err(problem) => {
-                tracing::warn!(%listen, %pool, "reset: {problem}");
+            Err(error) => {
+                tracing::warn!(%listen, %pool, "reset: {error}");
                 return;
             }
         };
@@ -174,8 +174,8 @@ impl Front {
         let Route { listen, pool, .. } = &self.route;
         let woken = self.servers.wake_for(pool, *listen).await;
         self.metrics.woken(pool, woken.is_ok());
-        if let Err(problem) = &woken {
-            tracing::warn!(%listen, %pool, "cannot wake: {problem}");
+        if let Err(error) = &woken {
+            tracing::warn!(%listen, %pool, "cannot wake: {error}");
         }
         self.seats.woken(woken);
     }

@@ -72,9 +72,9 @@ impl Seats {
                 }
                 decisions.retry_at().saturating_sub(now())
             };
-            let (failures, problem) = locked(&self.hopeless).clone();
-            if let Some(problem) = problem.filter(|_| failures != begun) {
-                return Err(problem.into());
+            let (failures, error) = locked(&self.hopeless).clone();
+            if let Some(error) = error.filter(|_| failures != begun) {
+                return Err(error.into());
             }
             let retry = async {
                 match retry_at {
@@ -93,10 +93,10 @@ impl Seats {
     pub fn woken(&self, woken: Result<InstanceId>) {
         match woken {
             Ok(id) => locked(&self.decisions).woken(id, now()),
-            Err(problem) => {
+            Err(error) => {
                 if !locked(&self.decisions).failed(now()) {
                     let mut hopeless = locked(&self.hopeless);
-                    *hopeless = (hopeless.0 + 1, Some(Arc::new(problem)));
+                    *hopeless = (hopeless.0 + 1, Some(Arc::new(error)));
                 }
             }
         }

@@ -113,12 +113,12 @@ impl Servers {
 
     /// Carries out the changes.
     pub async fn keep(&self, due: Due) {
-        if let Err(problem) = self.extend_held(&due.leases).await {
-            tracing::warn!("cannot extend leases: {problem}");
+        if let Err(error) = self.extend_held(&due.leases).await {
+            tracing::warn!("cannot extend leases: {error}");
         }
         for id in due.outdated {
-            if let Err(problem) = self.destroy(id).await {
-                tracing::warn!(instance = %id, "cannot destroy: {problem}");
+            if let Err(error) = self.destroy(id).await {
+                tracing::warn!(instance = %id, "cannot destroy: {error}");
             }
         }
     }

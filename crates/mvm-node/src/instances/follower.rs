@@ -61,9 +61,9 @@ impl MachineWatch {
             let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
             if runs
                 && ours
-                && let Err(problem) = live.greet().await
+                && let Err(error) = live.greet().await
             {
-                tracing::warn!(instance = %id, "its guest was not told the time: {problem}");
+                tracing::warn!(instance = %id, "its guest was not told the time: {error}");
             }
         });
     }
@@ -227,8 +227,8 @@ impl Follower {
             }
             Ok(())
         });
-        recorded.await.map(|()| true).inspect_err(|problem| {
-            tracing::debug!(instance = %id, "its pause is not recorded yet: {problem}");
+        recorded.await.map(|()| true).inspect_err(|error| {
+            tracing::debug!(instance = %id, "its pause is not recorded yet: {error}");
         })
     }
 
@@ -257,12 +257,12 @@ impl Follower {
         // Noted before the machine ends, since its end also ends the jobs and sessions in it, which
         // report this reason.
         slot.note_given_up(reason.clone());
-        if let Err(problem) = watch.transitions.set_failed(id, &reason).await {
-            tracing::error!(instance = %id, "cannot record that it failed: {problem}");
+        if let Err(error) = watch.transitions.set_failed(id, &reason).await {
+            tracing::error!(instance = %id, "cannot record that it failed: {error}");
             watch.slots.need_check(id);
         }
-        if let Err(problem) = live.kill().await {
-            tracing::error!(instance = %id, "cannot end a machine: {problem}");
+        if let Err(error) = live.kill().await {
+            tracing::error!(instance = %id, "cannot end a machine: {error}");
             watch.slots.need_check(id);
         }
         watch.wake.notify();

@@ -86,7 +86,7 @@ impl Instances {
         self.recovery.note_failure(id, &outcome);
         // Once an interrupt is raised, the operation's error is only a consequence of it: report
         // the interrupt.
-        outcome.map_err(|problem| slot.waits.interrupted().unwrap_or(problem))
+        outcome.map_err(|error| slot.waits.interrupted().unwrap_or(error))
     }
 
     async fn perform(
@@ -217,10 +217,10 @@ impl Instances {
         };
         match outcome.await {
             Ok(()) => self.transitions.arrive(id, to, by).await,
-            Err(problem) => {
+            Err(error) => {
                 live.kill().await?;
                 self.transitions.abandon(id).await?;
-                Err(problem)
+                Err(error)
             }
         }
     }
@@ -273,14 +273,14 @@ impl Instances {
             machine.pause().await?;
             machine.snapshot(&files.snapshot(), own.as_ref()).await.map_err(Error::from)
         };
-        if let Err(problem) = outcome.await {
+        if let Err(error) = outcome.await {
             remove_file(&files.snapshot())?;
             discard_memory(&instance, &files)?;
             if was_running {
                 machine.resume().await?;
             }
             self.transitions.abandon(id).await?;
-            return Err(problem);
+            return Err(error);
         }
         // From here on, the snapshot is the machine's state: the end of the process loses nothing.
         self.lingering.keep(live, &instance).await?;
@@ -307,8 +307,8 @@ impl Instances {
                 machine.exited().await;
                 Ok(())
             };
-            if let Err(problem) = live.waits.guest(deadlines::SHUTDOWN, polite).await {
-                tracing::warn!(instance = %id, "{problem}");
+            if let Err(error) = live.waits.guest(deadlines::SHUTDOWN, polite).await {
+                tracing::warn!(instance = %id, "{error}");
             }
         }
         live.kill().await?;

@@ -136,9 +136,9 @@ impl Lingering {
         // If the gate is held, the instance is being woken or destroyed.
         let Ok(mut live) = slot.gate.try_lock() else { return };
         if live.lingers()
-            && let Err(problem) = live.kill().await
+            && let Err(error) = live.kill().await
         {
-            return tracing::warn!(instance = %id, "its process lingers on: {problem}");
+            return tracing::warn!(instance = %id, "its process lingers on: {error}");
         }
         locked(&self.slots.lingering).remove(&id);
     }

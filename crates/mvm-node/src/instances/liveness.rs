@@ -180,8 +180,8 @@ fn look(guests: &Arc<Guests>, instance: Running) {
             let guests = guests.clone();
             tokio::spawn(async move {
                 let id = instance.id;
-                if let Err(problem) = give_up(&guests, instance).await {
-                    tracing::warn!(instance = %id, "{problem}");
+                if let Err(error) = give_up(&guests, instance).await {
+                    tracing::warn!(instance = %id, "{error}");
                 }
             });
         }
@@ -194,8 +194,8 @@ fn connect(guests: &Arc<Guests>, id: InstanceId) {
     tokio::spawn(async move {
         let slot = guests.slots.of(id);
         let Ok(mut live) = slot.gate.try_lock() else { return };
-        if let Err(problem) = live.channel().await {
-            tracing::debug!(instance = %id, "no channel to its guest: {problem}");
+        if let Err(error) = live.channel().await {
+            tracing::debug!(instance = %id, "no channel to its guest: {error}");
         }
     });
 }

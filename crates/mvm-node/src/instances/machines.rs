@@ -252,8 +252,8 @@ impl Machines {
             outcome = ready => match outcome {
                 // When a machine dies, its channel breaks before its end is reported: prefer the
                 // machine's end as the reason.
-                Err(problem) => {
-                    tokio::time::timeout(DYING, died).await.unwrap_or(Err(problem))
+                Err(error) => {
+                    tokio::time::timeout(DYING, died).await.unwrap_or(Err(error))
                 }
                 channel => channel,
             },
@@ -266,7 +266,7 @@ impl Machines {
                 live.machine = Some(machine);
                 Ok(())
             }
-            Err(problem) => {
+            Err(error) => {
                 let why = match held_back(&machine) {
                     Some(held) if !fresh => {
                         // The machine has memory of its own, and goes on when there is disk space.
@@ -274,7 +274,7 @@ impl Machines {
                         live.machine = Some(machine);
                         return Err(held);
                     }
-                    held => held.unwrap_or(problem),
+                    held => held.unwrap_or(error),
                 };
                 self.kill_newborn(live, machine).await;
                 let console =
@@ -288,8 +288,8 @@ impl Machines {
     async fn kill_newborn(&self, live: &mut Live, machine: Arc<dyn Machine>) {
         let id = machine.process().marker;
         live.machine = Some(machine);
-        if let Err(problem) = live.kill().await {
-            tracing::error!(machine = id, "cannot end a machine: {problem}");
+        if let Err(error) = live.kill().await {
+            tracing::error!(machine = id, "cannot end a machine: {error}");
         }
     }
 

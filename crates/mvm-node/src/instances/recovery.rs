@@ -56,9 +56,9 @@ impl Recovery {
             let process = processes.remove(&instance.id);
             let slot = self.slots.of(instance.id);
             let mut live = slot.gate.lock().await;
-            if let Err(problem) = self.settle(instance, process, &mut live).await {
-                tracing::error!(instance = %instance.reference(), "cannot recover: {problem}");
-                self.transitions.set_failed(instance.id, &problem.to_string()).await?;
+            if let Err(error) = self.settle(instance, process, &mut live).await {
+                tracing::error!(instance = %instance.reference(), "cannot recover: {error}");
+                self.transitions.set_failed(instance.id, &error.to_string()).await?;
             }
         }
         for (id, process) in processes {
@@ -75,8 +75,8 @@ impl Recovery {
             let slot = self.slots.of(id);
             // If the gate is held, the operation or a later pass does the check.
             let Ok(mut live) = slot.gate.try_lock() else { continue };
-            if let Err(problem) = self.check_if_marked(id, &mut live).await {
-                tracing::warn!(instance = %id, "cannot settle: {problem}");
+            if let Err(error) = self.check_if_marked(id, &mut live).await {
+                tracing::warn!(instance = %id, "cannot settle: {error}");
             }
         }
     }
@@ -158,8 +158,8 @@ impl Recovery {
                 let outcome = outcome.await;
                 match outcome {
                     // The guest may not have run yet. Then the instance remains asleep.
-                    Err(problem) if files.resuming().exists() => {
-                        tracing::warn!(instance = %instance.reference(), "not resumed: {problem}");
+                    Err(error) if files.resuming().exists() => {
+                        tracing::warn!(instance = %instance.reference(), "not resumed: {error}");
                         self.end_at_once(process, live).await?;
                         Box::pin(self.settle(instance, None, live)).await
                     }
@@ -228,9 +228,9 @@ impl Recovery {
             tokio::spawn(async move {
                 let mut live = slot.gate.lock().await;
                 if live.machine.is_some()
-                    && let Err(problem) = live.greet().await
+                    && let Err(error) = live.greet().await
                 {
-                    tracing::warn!(instance = %id, "the guest of an adopted machine: {problem}");
+                    tracing::warn!(instance = %id, "the guest of an adopted machine: {error}");
                 }
             });
         }

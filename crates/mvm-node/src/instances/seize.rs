@@ -48,12 +48,12 @@ impl Instances {
     async fn end_process(&self, id: InstanceId) {
         let process = match self.machines.processes() {
             Ok(mut processes) => processes.remove(&id),
-            Err(problem) => return tracing::warn!(instance = %id, "cannot look: {problem}"),
+            Err(error) => return tracing::warn!(instance = %id, "cannot look: {error}"),
         };
         let Some(process) = process else { return };
         tracing::info!(instance = %id, pid = process.pid, "ending it under whoever holds it");
-        if let Err(problem) = self.machines.end_process(&process).await {
-            tracing::warn!(instance = %id, "cannot end its process: {problem}");
+        if let Err(error) = self.machines.end_process(&process).await {
+            tracing::warn!(instance = %id, "cannot end its process: {error}");
         }
     }
 }

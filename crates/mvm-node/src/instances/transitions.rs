@@ -91,9 +91,9 @@ impl Transitions {
     ) -> Result<()> {
         match outcome {
             Ok(()) => self.set_state(id, to).await,
-            Err(problem) => {
-                self.set_failed(id, &problem.to_string()).await?;
-                Err(problem)
+            Err(error) => {
+                self.set_failed(id, &error.to_string()).await?;
+                Err(error)
             }
         }
     }
@@ -108,13 +108,13 @@ impl Transitions {
         &self,
         live: &mut Live,
         id: InstanceId,
-        problem: Error,
+        error: Error,
     ) -> Result<()> {
         if let Err(second) = live.kill().await {
             tracing::error!(instance = %id, "cannot end a machine: {second}");
         }
-        self.set_failed(id, &problem.to_string()).await?;
-        Err(problem)
+        self.set_failed(id, &error.to_string()).await?;
+        Err(error)
     }
 
     /// Checks and writes a transition that changes nothing but the record.

@@ -40,15 +40,15 @@ impl Instances {
         let (tenant, instance) = self.transitions.begin(id, to, by).await?;
         let (machine, way) = match self.rouse(live, &tenant, &instance).await {
             Ok(woken) => woken,
-            Err(Unwoken::Asleep(problem)) => {
+            Err(Unwoken::Asleep(error)) => {
                 self.transitions.abandon(id).await?;
-                return Err(problem);
+                return Err(error);
             }
-            Err(Unwoken::Lost(problem)) => {
-                return self.transitions.give_up(live, id, problem).await;
+            Err(Unwoken::Lost(error)) => {
+                return self.transitions.give_up(live, id, error).await;
             }
             // The next operation checks the instance first.
-            Err(Unwoken::Unsure(problem)) => return Err(problem),
+            Err(Unwoken::Unsure(error)) => return Err(error),
         };
         // From here on, the snapshot is not the machine's state any more.
         remove_file(&self.machines.files(id).resuming())?;
@@ -69,7 +69,7 @@ impl Instances {
                 self.transitions.arrive_by(id, State::Running, by, way).await?;
                 Err(held)
             }
-            (Err(problem), None) => self.transitions.give_up(live, id, problem).await,
+            (Err(error), None) => self.transitions.give_up(live, id, error).await,
         }
     }
 
@@ -88,10 +88,10 @@ impl Instances {
         let lingering = self.lingering.take(live, instance.id).await.map_err(Unwoken::Asleep)?;
         if let Some(machine) = lingering {
             match self.resume_marked(live, instance, machine).await {
-                Err(Unwoken::Asleep(problem)) => {
+                Err(Unwoken::Asleep(error)) => {
                     tracing::warn!(
                         instance = %instance.reference(),
-                        "its process did not take up, it is woken from its snapshot: {problem}"
+                        "its process did not take up, it is woken from its snapshot: {error}"
                     );
                     self.lingering.unresumed.inc();
                 }
@@ -114,9 +114,9 @@ impl Instances {
         live.machine = Some(machine.clone());
         let resumed = match mark(&files).await {
             Ok(()) => machine.resume().await.map_err(Error::from),
-            Err(problem) => Err(problem),
+            Err(error) => Err(error),
         };
-        let Err(problem) = resumed else { return Ok(machine) };
+        let Err(error) = resumed else { return Ok(machine) };
         // Kill at once: in an orderly end the process would first carry out the resume that it may
         // have received.
         self.machines.end_process(&machine.process()).await.map_err(Unwoken::Unsure)?;
@@ -124,11 +124,11 @@ impl Instances {
         match self.machines.snapshot_of(instance) {
             Snapshot::Resuming { stale: true } | Snapshot::Absent => {
                 remove_file(&files.resuming()).map_err(Unwoken::Unsure)?;
-                Err(Unwoken::Lost(problem))
+                Err(Unwoken::Lost(error))
             }
             Snapshot::Resuming { stale: false } | Snapshot::Whole => {
                 unmark(&files).map_err(Unwoken::Unsure)?;
-                Err(Unwoken::Asleep(problem))
+                Err(Unwoken::Asleep(error))
             }
         }
     }

@@ -41,7 +41,7 @@ impl HeldWarm {
         if outcome.is_ok() {
             instances.records.events().moved(State::Warm, State::Running, began.elapsed());
         }
-        outcome.map_err(|problem| slot.waits.interrupted().unwrap_or(problem))
+        outcome.map_err(|error| slot.waits.interrupted().unwrap_or(error))
     }
 }
 
@@ -80,10 +80,10 @@ impl Instances {
         };
         match outcome.await {
             Ok(()) => Ok(()),
-            Err(problem) => match held_back(machine) {
+            Err(error) => match held_back(machine) {
                 // The machine runs, as its record says, as soon as there is disk space.
                 Some(held) => Err(held),
-                None => self.transitions.give_up(live, id, problem).await,
+                None => self.transitions.give_up(live, id, error).await,
             },
         }
     }

@@ -58,8 +58,8 @@ impl MachineWatch {
                 true => watch.transitions.set_ended(id, &exit.reason).await,
                 false => watch.transitions.set_failed(id, &died(exit.clone()).to_string()).await,
             };
-            if let Err(problem) = outcome {
-                tracing::error!(instance = %id, "cannot record the end of a machine: {problem}");
+            if let Err(error) = outcome {
+                tracing::error!(instance = %id, "cannot record the end of a machine: {error}");
             }
             if let Err(error) = machine.kill().await {
                 tracing::error!(instance = %id, "{error}");

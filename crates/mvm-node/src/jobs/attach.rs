@@ -62,9 +62,9 @@ impl Jobs {
             self.files.log_from(id, from).await?
         };
         let clients = channel.clients.subscribe();
-        if fresh && let Err(problem) = self.queue(id, true).await {
+        if fresh && let Err(error) = self.queue(id, true).await {
             *locked(&channel.client) = None;
-            return Err(problem);
+            return Err(error);
         }
         Ok(Attached { missed, output, clients, number })
     }
@@ -90,8 +90,8 @@ impl Jobs {
         if self.is_stopping() {
             return;
         }
-        if let Err(problem) = self.cancel(id, why).await {
-            tracing::warn!(job = %id, "cannot cancel it: {problem}");
+        if let Err(error) = self.cancel(id, why).await {
+            tracing::warn!(job = %id, "cannot cancel it: {error}");
         }
     }
 }

@@ -87,12 +87,12 @@ impl Printer {
             // its channel, not from both.
             let _turn = self.channel.turn.lock().await;
             if let Some(to) = &mut self.log
-                && let Err(problem) = to.write(&piece).await
+                && let Err(error) = to.write(&piece).await
             {
                 self.unless_stopping().await;
                 // The command runs on without its log.
-                tracing::warn!("a job's log ends here: {problem}");
-                self.cut = Some(format!("its log is cut short: {}", problem.detail()));
+                tracing::warn!("a job's log ends here: {error}");
+                self.cut = Some(format!("its log is cut short: {}", error.detail()));
                 self.log = None;
             }
             self.channel.client()
@@ -226,8 +226,8 @@ impl Runner {
             match self.hold_on("its guest was looked for", connect(&dispatcher, id)).await? {
                 Ok(found) => return Ok(Ok(found)),
                 Err(Gone::Machine(why)) => return Ok(Err(why)),
-                Err(Gone::Silent(problem)) if Instant::now() > until => {
-                    return Ok(Err(problem.to_string()));
+                Err(Gone::Silent(error)) if Instant::now() > until => {
+                    return Ok(Err(error.to_string()));
                 }
                 Err(Gone::Silent(_)) => tokio::time::sleep(AGAIN).await,
             }

@@ -27,8 +27,8 @@ pub(crate) async fn dispatch(dispatcher: Arc<Dispatcher>) {
             match assign(&dispatcher).await {
                 Ok(true) => {}
                 Ok(false) => break false,
-                Err(problem) => {
-                    tracing::error!("cannot give a job an instance: {problem}");
+                Err(error) => {
+                    tracing::error!("cannot give a job an instance: {error}");
                     break true;
                 }
             }
@@ -37,8 +37,8 @@ pub(crate) async fn dispatch(dispatcher: Arc<Dispatcher>) {
             _ = changed.changed() => {}
             () = tokio::time::sleep(RETRY), if failed => {}
             _ = tidy.tick() => {
-                if let Err(problem) = dispatcher.jobs.tidy().await {
-                    tracing::warn!("cannot tidy the jobs up: {problem}");
+                if let Err(error) = dispatcher.jobs.tidy().await {
+                    tracing::warn!("cannot tidy the jobs up: {error}");
                 }
             }
         }
@@ -66,9 +66,9 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
                         changes.put_job(job.clone());
                         return Ok(Some((job.id, Some(instance))));
                     }
-                    Err(problem) if passes(&problem) => {}
-                    Err(problem) => {
-                        let outcome = Outcome::because(JobState::Failed, problem.to_string());
+                    Err(error) if passes(&error) => {}
+                    Err(error) => {
+                        let outcome = Outcome::because(JobState::Failed, error.to_string());
                         job.end(outcome, now())?;
                         changes.put_job(job.clone());
                         return Ok(Some((job.id, None)));

@@ -99,8 +99,8 @@ impl JobFiles {
     /// Overwrites and removes a job's values, if there are any.
     pub(super) async fn forget_values(&self, id: JobId) {
         let file = self.values(id);
-        if let Err(problem) = blocking(move || forget(&file)).await {
-            tracing::error!(job = %id, "its variables' values are still there: {problem}");
+        if let Err(error) = blocking(move || forget(&file)).await {
+            tracing::error!(job = %id, "its variables' values are still there: {error}");
         }
     }
 }

@@ -56,11 +56,11 @@ impl Harvest<'_> {
             let took_us = began.elapsed().as_micros() as u64;
             let bytes = fetched.as_ref().ok().copied().flatten();
             artifacts.push(Artifact { path: path.clone(), bytes, took_us });
-            if let Err(problem) = fetched
+            if let Err(error) = fetched
                 && outcome.state == JobState::Succeeded
             {
                 outcome.state = JobState::Failed;
-                outcome.add_reason(format!("no artifact {}: {problem}", shown(path)));
+                outcome.add_reason(format!("no artifact {}: {error}", shown(path)));
             }
         }
         artifacts
@@ -123,12 +123,12 @@ impl Harvest<'_> {
                 Err(cut) => {
                     return self.cut_off(cut, &format!("cache {name} was unmounted"), outcome);
                 }
-                Ok(Err(problem)) => Err(problem),
+                Ok(Err(error)) => Err(error),
                 Ok(Ok(())) => dispatcher.caches.commit(self.instance, name).await,
             };
-            if let Err(problem) = committed {
-                tracing::warn!(job = %job.id, "cannot commit cache {name}: {problem}");
-                return outcome.add_reason(format!("cache {name} was not committed: {problem}"));
+            if let Err(error) = committed {
+                tracing::warn!(job = %job.id, "cannot commit cache {name}: {error}");
+                return outcome.add_reason(format!("cache {name} was not committed: {error}"));
             }
         }
     }
@@ -173,8 +173,8 @@ impl AsyncWrite for Bounded {
             let what = format!("it has over {} GiB", MAX_ARTIFACT >> 30);
             return Poll::Ready(Err(std::io::Error::other(what)));
         }
-        if let Err(problem) = self.arrival.room_for(bytes.len() as u64) {
-            self.denied = Some(problem);
+        if let Err(error) = self.arrival.room_for(bytes.len() as u64) {
+            self.denied = Some(error);
             return Poll::Ready(Err(std::io::ErrorKind::StorageFull.into()));
         }
         let written = std::task::ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;

@@ -15,7 +15,7 @@ pub(super) fn is_queued(job: &Job) -> bool {
     job.state == JobState::Queued
 }
 
-/// Returns whether the problem passes once something else has ended, so that the job should wait.
+/// Returns whether the error passes once something else has ended, so that the job should wait.
 pub(super) fn passes(error: &Error) -> bool {
     error.code().known().is_some_and(job_queue::waits_for)
 }

@@ -159,9 +159,9 @@ impl Jobs {
         // start.
         let job = match recorded {
             Ok(job) => job,
-            Err(problem) => {
+            Err(error) => {
                 remove_tree(self.files.dir(id)).await?;
-                return Err(problem);
+                return Err(error);
             }
         };
         Ok(JobView::from(&job).shown())
@@ -198,9 +198,9 @@ impl Jobs {
             // The inputs of a job that was queued in the meantime must not be replaced.
             self.records.read(|world| preparing(world, id))
         };
-        if let Err(problem) = take.await {
+        if let Err(error) = take.await {
             remove_file(&early)?;
-            return Err(problem);
+            return Err(error);
         }
         tokio::fs::rename(&early, &path).await.map_err(failed)
     }
@@ -379,7 +379,7 @@ fn view_of(world: &RecordSet, job: &Job) -> JobView {
         view.position = queue.iter().position(|other| other.id == job.id).map(|index| index + 1);
     }
     if view.position == Some(1) {
-        view.waits_for = obstacle(world, job).map(|problem| problem.detail());
+        view.waits_for = obstacle(world, job).map(|error| error.detail());
     }
     view
 }

@@ -80,11 +80,11 @@ pub(super) async fn run(
             let waits = record_end(&dispatcher.jobs, id, back_in_line).await;
             waits.and_then(|job| back.map(|()| job))
         }
-        Err(problem) => {
+        Err(error) => {
             let failed = |job: &mut Job| {
                 let began = job.state == JobState::Running;
                 let state = if began { JobState::Lost } else { JobState::Failed };
-                job.end(Outcome::because(state, problem.to_string()), now())
+                job.end(Outcome::because(state, error.to_string()), now())
             };
             record_end(&dispatcher.jobs, id, failed).await
         }
@@ -93,18 +93,18 @@ pub(super) async fn run(
         let outcome = match &recorded {
             Ok(job) if job.state == JobState::Succeeded => OK.to_owned(),
             Ok(job) => job.state.to_string(),
-            Err(problem) => problem.code().to_string(),
+            Err(error) => error.code().to_string(),
         };
         act.end(&outcome).await;
     }
     match recorded {
         Ok(job) if job.state.has_ended() => {
-            if let Err(problem) = remove_file(&dispatcher.jobs.files.inputs(id)) {
-                tracing::warn!(job = %id, "{problem}");
+            if let Err(error) = remove_file(&dispatcher.jobs.files.inputs(id)) {
+                tracing::warn!(job = %id, "{error}");
             }
         }
         Ok(_) => {}
-        Err(problem) => tracing::error!(job = %id, "cannot record what became of it: {problem}"),
+        Err(error) => tracing::error!(job = %id, "cannot record what became of it: {error}"),
     }
     match (untouched, cut) {
         (true, _) => {}
@@ -160,12 +160,12 @@ impl Runner {
         match self.prepare().await {
             Ok(ready) => self.carry_out(ready).await.map(Some),
             Err(Unbegun::NoRoom) => Ok(None),
-            Err(Unbegun::NoMachine(problem)) => {
+            Err(Unbegun::NoMachine(error)) => {
                 let machine = self.instance.reference();
-                tracing::warn!(job = %id, instance = %machine, "no machine for it: {problem}");
+                tracing::warn!(job = %id, instance = %machine, "no machine for it: {error}");
                 let failed = |job: &mut Job| match job.cancel_requested {
                     true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
-                    false => job.start_failed(problem.to_string(), now()),
+                    false => job.start_failed(error.to_string(), now()),
                 };
                 record_end(&dispatcher.jobs, id, failed).await.map(Some)
             }
@@ -187,7 +187,7 @@ impl Runner {
             );
         let brought = self.hold("its machine was brought up", brought).await?;
         match brought.unwrap_or_else(|error| Err(InternalError::Task(error).into())) {
-            Err(problem) if passes(&problem) => return Err(Unbegun::NoRoom),
+            Err(error) if passes(&error) => return Err(Unbegun::NoRoom),
             outcome => outcome?,
         };
         let slot = dispatcher.instances.slot(machine);

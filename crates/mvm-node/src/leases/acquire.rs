@@ -73,10 +73,10 @@ impl Leases {
             };
             match outcome.await {
                 Ok(claimed) => return Ok(claimed),
-                Err(problem) => {
-                    tracing::warn!(instance = %instance.reference(), "claim failed: {problem}");
+                Err(error) => {
+                    tracing::warn!(instance = %instance.reference(), "claim failed: {error}");
                     self.untake_or_end(&instance, &lease.id).await;
-                    last = Some(problem);
+                    last = Some(error);
                 }
             }
         }
@@ -138,11 +138,11 @@ impl Leases {
             tries -= 1;
             let (before, lease, warm) = self.lease(reference, &wish.lease()?).await?;
             let outcome = self.bring_up(reference.id, warm, &lease).await;
-            let Err(problem) = outcome else { return outcome };
+            let Err(error) = outcome else { return outcome };
             // The lease was ended while this call waited for the gate: take a new one.
-            if problem.code() != Code::LeaseEnded || tries == 0 {
+            if error.code() != Code::LeaseEnded || tries == 0 {
                 self.restore_lease(&before).await?;
-                return Err(problem);
+                return Err(error);
             }
         }
     }

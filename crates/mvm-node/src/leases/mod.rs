@@ -123,10 +123,10 @@ impl Leases {
         let work = async { self.instances.destroy(id, &Mover::Lease(lease.to_owned())).await };
         let held = async || self.records.read(|world| held_by(world, id, lease).is_some());
         if held().await
-            && let Err(problem) = self.auditor.as_agent_on("lease.end", id, work).await
+            && let Err(error) = self.auditor.as_agent_on("lease.end", id, work).await
             && held().await
         {
-            tracing::error!(instance = %id, "cannot destroy: {problem}");
+            tracing::error!(instance = %id, "cannot destroy: {error}");
             self.holders.not_ended(lease.to_owned());
         }
         self.wake.notify();
@@ -172,12 +172,12 @@ impl Leases {
         let work = self.recycle(id, becomes, &lease);
         let recycled = self.auditor.as_agent_on("lease.end", id, work).await;
         let ended = self.records.read(|world| held_by(world, id, &lease).is_none());
-        if let Err(problem) = recycled
+        if let Err(error) = recycled
             // The lease may have been ended elsewhere in the meantime, and the instance may have
             // another one.
             && !ended
         {
-            tracing::error!(instance = %id, "cannot recycle: {problem}");
+            tracing::error!(instance = %id, "cannot recycle: {error}");
             self.holders.not_ended(lease);
         }
         self.wake.notify();
@@ -189,8 +189,8 @@ impl Leases {
             Ending::Destroy => self.instances.destroy(id, &by).await,
             Ending::Sleep => match self.instances.bring(id, State::Sleeping, &by).await {
                 Ok(_) => self.unlease(id, lease).await,
-                Err(problem) => {
-                    tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
+                Err(error) => {
+                    tracing::warn!(instance = %id, "cannot put to sleep: {error}");
                     self.instances.destroy(id, &by).await
                 }
             },
@@ -215,8 +215,8 @@ impl Leases {
         for (id, lease) in due {
             if lease.purpose == Purpose::Manual && self.slots.of(id).sessions() > 0 {
                 let later = now() + SESSION_GRACE_MS;
-                if let Err(problem) = self.records.update(id, |i| extend(i, later)).await {
-                    tracing::warn!(instance = %id, "cannot extend a lease: {problem}");
+                if let Err(error) = self.records.update(id, |i| extend(i, later)).await {
+                    tracing::warn!(instance = %id, "cannot extend a lease: {error}");
                 }
                 continue;
             }

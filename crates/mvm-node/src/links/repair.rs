@@ -19,11 +19,11 @@ impl Links {
             return Vec::new();
         }
         // Rules come first, so that no packet passes a restored link without rules.
-        if let Err(problem) = self.apply_rules().await {
-            tracing::error!(code = %problem.code(), "the firewall rules are not in force: {problem}");
+        if let Err(error) = self.apply_rules().await {
+            tracing::error!(code = %error.code(), "the firewall rules are not in force: {error}");
         }
-        self.keep_links().await.unwrap_or_else(|problem| {
-            tracing::error!(code = %problem.code(), "links are not as they should be: {problem}");
+        self.keep_links().await.unwrap_or_else(|error| {
+            tracing::error!(code = %error.code(), "links are not as they should be: {error}");
             Vec::new()
         })
     }

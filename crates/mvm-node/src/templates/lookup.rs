@@ -173,8 +173,8 @@ impl Templates {
                 continue;
             }
             tracing::info!(template = name, "removing a template that nothing needs");
-            if let Err(problem) = remove_tree(self.state_dir.templates().join(name)).await {
-                tracing::warn!("{problem}");
+            if let Err(error) = remove_tree(self.state_dir.templates().join(name)).await {
+                tracing::warn!("{error}");
             }
         }
     }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 /// Returns what the end of a clone's start says about its template.
 fn end_of(outcome: &Result<()>) -> CloneEnd {
-    match outcome.as_ref().map_err(|problem| problem.code().known()) {
+    match outcome.as_ref().map_err(|error| error.code().known()) {
         Ok(()) => CloneEnd::Answered,
         Err(Some(Code::RestoreFailed)) => CloneEnd::Unusable,
         Err(Some(
@@ -62,7 +62,7 @@ impl Templates {
         if !given_up {
             return;
         }
-        let why = outcome.as_ref().err().map(|problem| problem.to_string()).unwrap_or_default();
+        let why = outcome.as_ref().err().map(|error| error.to_string()).unwrap_or_default();
         let first = why.lines().next().unwrap_or_default();
         let reason = match end {
             CloneEnd::Unusable => format!("it could not be loaded: {first}"),
@@ -78,8 +78,8 @@ impl Templates {
             write_atomically(&note, &text, 0o600)?;
             remove_dir(&dir)
         });
-        if let Err(problem) = gone.await {
-            tracing::error!(template = template.key, "cannot give a template up: {problem}");
+        if let Err(error) = gone.await {
+            tracing::error!(template = template.key, "cannot give a template up: {error}");
         }
         self.wake.notify();
     }
@@ -132,9 +132,9 @@ impl Templates {
         for name in names {
             let key = name.strip_suffix(NOTE);
             if key.is_some_and(|key| !needed.contains(key))
-                && let Err(problem) = remove_file(&self.state_dir.templates().join(name))
+                && let Err(error) = remove_file(&self.state_dir.templates().join(name))
             {
-                tracing::warn!("{problem}");
+                tracing::warn!("{error}");
             }
         }
     }

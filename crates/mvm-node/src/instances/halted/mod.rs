@@ -85,7 +85,7 @@ impl Halted {
     }
 }
 
-/// Returns the problem for operations that wait for the guest of a machine that is paused because
+/// Returns the error for operations that wait for the guest of a machine that is paused because
 /// the disk is full; `None` where it is not.
 pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Error> {
     let condition = machine.condition().borrow().clone();
