@@ -36,6 +36,7 @@ pub mod network;
 pub mod plan;
 pub mod policy;
 pub mod pool;
+pub mod pool_patch;
 pub mod reconcile;
 pub mod recovery;
 pub mod recycling;

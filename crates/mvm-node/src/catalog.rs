@@ -118,40 +118,14 @@ impl Catalog {
         self.records
             .change(|world, changes| {
                 let before = world.pool(reference)?;
-                let mut pool = before.clone();
-                pool.override_inputs = patch.override_inputs.unwrap_or(pool.override_inputs);
-                pool.flake_ref = patch.flake_ref.unwrap_or(pool.flake_ref);
-                pool.profile = patch.profile.unwrap_or(pool.profile);
-                source(&pool.flake_ref, &pool.profile, "$")?;
-                pool.recycle = patch.recycle.unwrap_or(pool.recycle);
-                let same = pool.flake_ref == before.flake_ref
-                    && pool.profile == before.profile
-                    && pool.override_inputs == before.override_inputs;
-                pool.stale |= !same && pool.current.is_some();
-                if let Some(command) = patch.prewarm {
-                    pool.prewarm = Some(command).filter(|command| !command.is_empty());
+                let pool = before.apply(patch)?;
+                if walls {
+                    pool.egress.admit(subnets_but(world, &reference.tenant))?;
                 }
-                pool.runtime_policy = patch.runtime_policy.apply(pool.runtime_policy);
-                pool.runtime_policy.validate()?;
-                // Only a new setting is checked: an invalid one that an earlier agent accepted must
-                // not prevent other changes.
-                if let Some(egress) = patch.egress {
-                    egress.validate()?;
-                    egress.admit(subnets_but(world, &reference.tenant))?;
-                    pool.egress = egress;
-                }
-                let shape = &mut pool.resources;
-                shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
-                shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);
-                shape.data_disk_mib = patch.data_disk_mib.unwrap_or(shape.data_disk_mib);
-                shape.scratch_disk_mib = patch.scratch_disk_mib.unwrap_or(shape.scratch_disk_mib);
-                shape.validate()?;
-                let (shape, grown) = (*shape, *shape != before.resources);
+                let shape = pool.resources;
+                let grown = shape != before.resources;
                 if grown {
                     self.host.admit_shape(&shape)?;
-                }
-                if let Some(wanted) = patch.caches {
-                    pool.caches = mvm_model::cache::change(&pool.caches, wanted)?;
                 }
                 let tenant = world.tenant(&reference.tenant)?;
                 if (grown || pool.caches != before.caches)

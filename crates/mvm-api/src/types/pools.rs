@@ -2,6 +2,7 @@
 
 use mvm_model::host::Shortfall;
 use mvm_model::pool::RevisionEntry;
+pub use mvm_model::pool_patch::{PolicyPatch, UpdatePool};
 use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::template::Renewal;
 use mvm_model::{Cache, CacheDisk, Counts, Egress, Millis, Name, Recycle, Resources};
@@ -43,100 +44,6 @@ pub struct CreatePool {
     /// Digest (or its beginning) of a kernel; the default kernel where absent.
     #[serde(default)]
     pub kernel: Option<String>,
-}
-
-/// Request of `PATCH /v1/tenants/{tenant}/pools/{pool}`. Absent fields stay as they are. Changes
-/// apply to new instances.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct UpdatePool {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flake_ref: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vcpus: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mem_mib: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_disk_mib: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scratch_disk_mib: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recycle: Option<Recycle>,
-    /// All caches of the pool from now on. Caches that exist already keep their contents.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub caches: Option<Vec<Cache>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prewarm: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub override_inputs: Option<BTreeMap<String, String>>,
-    #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
-    pub runtime_policy: PolicyPatch,
-    /// Replaces the whole setting. It applies to running instances at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub egress: Option<Egress>,
-}
-
-/// Changes of a pool's policy. Absent fields stay as they are. Times are in seconds; 0 means never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct PolicyPatch {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warm_after_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sleep_after_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_running_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_warm_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_age_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_jobs: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub linger_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub guest_timeout_s: Option<u64>,
-}
-
-impl PolicyPatch {
-    /// Returns whether the patch changes nothing.
-    pub fn is_empty(&self) -> bool {
-        *self == PolicyPatch::default()
-    }
-
-    /// Returns the policy with the given fields replaced.
-    pub fn apply(&self, to: RuntimePolicy) -> RuntimePolicy {
-        RuntimePolicy {
-            warm_after_s: self.warm_after_s.unwrap_or(to.warm_after_s),
-            sleep_after_s: self.sleep_after_s.unwrap_or(to.sleep_after_s),
-            min_running_s: self.min_running_s.unwrap_or(to.min_running_s),
-            min_warm_s: self.min_warm_s.unwrap_or(to.min_warm_s),
-            max_age_s: self.max_age_s.unwrap_or(to.max_age_s),
-            max_jobs: self.max_jobs.unwrap_or(to.max_jobs),
-            linger_s: self.linger_s.unwrap_or(to.linger_s),
-            guest_timeout_s: self.guest_timeout_s.unwrap_or(to.guest_timeout_s),
-        }
-    }
-}
-
-/// Makes the patch that turns any policy into this one.
-impl From<RuntimePolicy> for PolicyPatch {
-    fn from(policy: RuntimePolicy) -> Self {
-        PolicyPatch {
-            warm_after_s: Some(policy.warm_after_s),
-            sleep_after_s: Some(policy.sleep_after_s),
-            min_running_s: Some(policy.min_running_s),
-            min_warm_s: Some(policy.min_warm_s),
-            max_age_s: Some(policy.max_age_s),
-            max_jobs: Some(policy.max_jobs),
-            linger_s: Some(policy.linger_s),
-            guest_timeout_s: Some(policy.guest_timeout_s),
-        }
-    }
 }
 
 /// A pool as the API shows it.
