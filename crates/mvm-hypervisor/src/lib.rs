@@ -21,6 +21,6 @@ pub use error::{Error, Result};
 pub use machine::{Hypervisor, Machine, OnStarted};
 pub use qemu::{CONSOLE_MAX_BYTES, Probe, probe, trim_log};
 pub use spec::{
-    Confine, Description, Disk, Exit, Kernel, MachineStats, Nic, OwnMemory, Platform,
-    ProcessIdentity, RestoreMemory, VmSpec,
+    CONFINED_UIDS, Confine, Description, Disk, Exit, Kernel, MachineStats, Nic, OwnMemory,
+    Platform, ProcessIdentity, RestoreMemory, VmSpec,
 };

@@ -57,7 +57,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// pid. A process that is already gone counts as success.
     async fn kill_stray(&self, process: &ProcessIdentity) -> Result<()>;
 
-    /// Returns all live processes of this driver whose marker starts with `marker_prefix`: recovery
+    /// Returns all live processes of this driver, of our user or a confined one, whose marker starts with `marker_prefix`: recovery
     /// finds machines whose record was never written.
     fn find(&self, marker_prefix: &str) -> Result<Vec<ProcessIdentity>>;
 }

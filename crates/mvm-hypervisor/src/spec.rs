@@ -1,7 +1,12 @@
 //! The plain types that cross the trait: what to run, and what is known of it.
 
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::path::PathBuf;
+
+/// The user ids that confined hypervisors run as, one per tenant: far above those that distributions
+/// assign, and below the ranges of user namespaces.
+pub const CONFINED_UIDS: Range<u32> = 412_000..416_096;
 
 /// Everything that a driver knows about one machine. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,8 +11,13 @@ use crate::workdir::{self, WorkDir};
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const MANIFEST: &str = "kernel.json";
+/// How long uncompressing a kernel or module may take: seconds, unless the host is overloaded.
+const UNCOMPRESS: Duration = Duration::from_secs(300);
+/// The largest kernel or module, uncompressed, in bytes: those of distributions have 100 MiB at most.
+const LARGEST: usize = 512 << 20;
 
 /// A kernel that was read but is not in the store yet.
 struct Incoming {
@@ -121,8 +126,10 @@ async fn unpack(file: &Path, compression: Compression, payload: &[u8]) -> Result
     }
 }
 
+/// Uncompresses a kernel or module. The bytes may be anybody's: few can stand for very many.
 async fn filter(program: &str, package: &'static str, bytes: &[u8]) -> Result<Vec<u8>> {
-    Tool::new(Path::new(program), package).arg("-dc").stdin(bytes.to_vec()).output().await
+    let filter = Tool::new(Path::new(program), package).arg("-dc").stdin(bytes.to_vec());
+    filter.within(UNCOMPRESS).most_output(LARGEST).output().await
 }
 
 /// Returns the modules under `dir`, uncompressed and in load order, with their paths in the initrd.

@@ -8,12 +8,18 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
 /// How many lines of a tool's standard error are kept for error messages.
 const KEPT_LINES: usize = 400;
+/// The longest line that is kept, in bytes; the rest of a longer one is dropped.
+const LONGEST_LINE: usize = 16 << 10;
+/// The most that a tool may write to its standard output, in bytes: an uncompressed kernel, or
+/// Nix's list of a large closure, is far smaller.
+const MOST_OUTPUT: usize = 1 << 30;
 
 /// A program to run, with its arguments and environment.
 pub(crate) struct Tool {
@@ -24,6 +30,13 @@ pub(crate) struct Tool {
     dir: Option<PathBuf>,
     stdin: Vec<u8>,
     writes_to: Option<WorkDir>,
+    limits: Limits,
+}
+
+/// How long a program may run, and how much it may write.
+struct Limits {
+    time: Option<Duration>,
+    output: usize,
 }
 
 /// How a program ended, and what it wrote.
@@ -41,7 +54,8 @@ impl Tool {
     pub fn new(program: &Path, package: &'static str) -> Self {
         let (args, envs, stdin) = Default::default();
         let (dir, writes_to) = (None, None);
-        Self { program: program.to_owned(), package, args, envs, dir, stdin, writes_to }
+        let limits = Limits { time: None, output: MOST_OUTPUT };
+        Self { program: program.to_owned(), package, args, envs, dir, stdin, writes_to, limits }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -78,13 +92,39 @@ impl Tool {
         self
     }
 
+    /// Ends the program when it has run for this long. Without a limit it may take its time: it is
+    /// ended with the task that runs it.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limits.time = Some(limit);
+        self
+    }
+
+    /// Sets the most bytes that it may write to its standard output.
+    pub fn most_output(mut self, bytes: usize) -> Self {
+        self.limits.output = bytes;
+        self
+    }
+
     fn name(&self) -> String {
         self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Runs the program and passes each line of its standard error to `on_line`. If the future is
-    /// dropped, the program gets SIGTERM, so that it can end its own children.
-    pub async fn run(mut self, mut on_line: impl FnMut(&str)) -> Result<Ended> {
+    /// dropped, the program gets SIGTERM, so that it can end its own children. Errors:
+    /// [`Error::ToolFailed`] where it takes too long or writes too much.
+    pub async fn run(self, on_line: impl FnMut(&str)) -> Result<Ended> {
+        let (name, limit) = (self.name(), self.limits.time);
+        let running = self.carry_out(on_line);
+        match limit {
+            None => running.await,
+            Some(limit) => tokio::time::timeout(limit, running).await.unwrap_or_else(|_| {
+                let status = format!("ended after {} s", limit.as_secs());
+                Err(Error::ToolFailed { tool: name, status, output: "it did not end".to_owned() })
+            }),
+        }
+    }
+
+    async fn carry_out(mut self, mut on_line: impl FnMut(&str)) -> Result<Ended> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).env("LC_ALL", "C.UTF-8");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -107,17 +147,27 @@ impl Tool {
                 let _ = pipe.write_all(&self.stdin).await;
             }
         };
+        let io = |e| Error::io("run", &self.program, e);
+        let most = self.limits.output;
         let collect = async {
             let mut bytes = Vec::new();
-            match stdout {
-                Some(mut pipe) => pipe.read_to_end(&mut bytes).await.map(|_| bytes),
-                None => Ok(bytes),
+            if let Some(pipe) = stdout {
+                pipe.take(most as u64 + 1).read_to_end(&mut bytes).await.map_err(io)?;
+            }
+            match bytes.len() > most {
+                true => Err(Error::ToolFailed {
+                    tool: self.name(),
+                    status: "ended".to_owned(),
+                    output: format!("it wrote more than {} MiB", most >> 20),
+                }),
+                false => Ok(bytes),
             }
         };
-        let (stdout, stderr, ()) = tokio::join!(collect, lines(stderr, &mut on_line), feed);
-        let status = child.wait().await;
-        let io = |e| Error::io("run", &self.program, e);
-        Ok(Ended { status: status.map_err(io)?, stdout: stdout.map_err(io)?, stderr })
+        let told = async { Ok(lines(stderr, &mut on_line).await) };
+        let feed = async { Ok(feed.await) };
+        let (stdout, stderr, ()) = tokio::try_join!(collect, told, feed)?;
+        let status = child.wait().await.map_err(io)?;
+        Ok(Ended { status, stdout, stderr })
     }
 
     /// Runs the program and returns its standard output. Error: [`Error::ToolFailed`] if its status
@@ -177,10 +227,8 @@ async fn lines(
     let mut kept = VecDeque::new();
     if let Some(pipe) = pipe {
         let mut reader = BufReader::new(pipe);
-        let mut line = Vec::new();
-        while matches!(reader.read_until(b'\n', &mut line).await, Ok(n) if n > 0) {
+        while let Some(line) = next_line(&mut reader).await {
             let text = plain(&String::from_utf8_lossy(&line));
-            line.clear();
             on_line(&text);
             if kept.len() == KEPT_LINES {
                 kept.pop_front();
@@ -189,6 +237,27 @@ async fn lines(
         }
     }
     kept.into()
+}
+
+/// Returns the beginning of the next line, [`LONGEST_LINE`] bytes at most; `None` at the end.
+async fn next_line(reader: &mut BufReader<impl AsyncRead + Unpin>) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut begun = false;
+    loop {
+        let piece = reader.fill_buf().await.unwrap_or_default();
+        if piece.is_empty() {
+            return begun.then_some(line);
+        }
+        begun = true;
+        let end = piece.iter().position(|byte| *byte == b'\n');
+        let part = &piece[..end.unwrap_or(piece.len())];
+        line.extend_from_slice(&part[..part.len().min(LONGEST_LINE - line.len())]);
+        let read = part.len() + usize::from(end.is_some());
+        reader.consume(read);
+        if end.is_some() {
+            return Some(line);
+        }
+    }
 }
 
 /// Returns a line without its end, terminal escapes (ECMA-48 CSI) and other control characters.
@@ -219,7 +288,7 @@ fn plain(line: &str) -> String {
 mod tests {
     use super::*;
     use mvm_model::Code;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn colours_are_taken_out() {
@@ -240,6 +309,26 @@ mod tests {
         let input = vec![b'x'; 1 << 20];
         let out = Tool::new(Path::new("cat"), "coreutils").stdin(input.clone()).output().await;
         assert_eq!(out.unwrap(), input);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_end_is_ended() {
+        let sleeps = Tool::new(Path::new("sleep"), "coreutils").arg("600");
+        let error = sleeps.within(Duration::from_millis(50)).output().await.unwrap_err();
+        assert!(error.to_string().contains("it did not end"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_has_no_end_is_not_held() {
+        let endless = || Tool::new(Path::new("sh"), "dash");
+        let output = endless().args(["-c", "exec yes"]).most_output(1 << 20);
+        let error = output.output().await.unwrap_err();
+        assert!(error.to_string().contains("more than 1 MiB"), "{error}");
+        let line = "head -c 1000000 /dev/zero | tr '\\0' x >&2; echo >&2; echo end >&2";
+        let mut seen = Vec::new();
+        let ended = endless().args(["-c", line]).run(|line| seen.push(line.len())).await.unwrap();
+        assert_eq!(seen, [LONGEST_LINE, 3]);
+        assert_eq!(ended.stderr[1], "end");
     }
 
     /// Nix recreates the directory of its result if it is missing, even after SIGTERM.

@@ -3,11 +3,12 @@
 //! it is the right one.
 
 use super::oom::OomKills;
-use crate::{Error, ProcessIdentity, Result};
+use crate::{CONFINED_UIDS, Error, ProcessIdentity, Result};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -159,7 +160,8 @@ pub async fn kill_stray(identity: &ProcessIdentity) -> Result<()> {
     }
 }
 
-/// Returns all processes whose marker starts with this prefix.
+/// Returns all processes whose marker starts with this prefix, of our own user and of those that
+/// confined machines run as. Anybody may run a program whose arguments look like a machine's.
 pub fn find(marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
     let entries = std::fs::read_dir("/proc").map_err(Error::io("cannot list /proc"))?;
     Ok(entries
@@ -193,6 +195,10 @@ fn reap(pidfd: std::os::fd::BorrowedFd<'_>) -> Ending {
 
 fn identify(pid: u32) -> Option<ProcessIdentity> {
     let start_time = start_time(pid)?;
+    let uid = std::fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    if uid != rustix::process::geteuid().as_raw() && !CONFINED_UIDS.contains(&uid) {
+        return None;
+    }
     let marker = marker_in(&std::fs::read(format!("/proc/{pid}/cmdline")).ok()?)?;
     Some(ProcessIdentity { pid, start_time, marker })
 }
@@ -266,6 +272,30 @@ mod tests {
             let _ = marker_in(&bytes);
             let _ = asked_in(&bytes);
         }
+    }
+
+    #[test]
+    fn a_program_of_another_user_is_no_machine() {
+        use std::os::unix::process::CommandExt;
+        // Two commands, so that the shell stays, with the words after the script as its arguments.
+        let begin = |uid| {
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", "sleep 60; :", "-name", "guest=mvm:test:imitated"]).uid(uid);
+            shell.process_group(0).spawn().expect("a shell")
+        };
+        let found = || -> Vec<u32> {
+            find("mvm:test:imitated").expect("/proc").into_iter().map(|one| one.pid).collect()
+        };
+        let nobody = begin(65_534);
+        let confined = begin(CONFINED_UIDS.start);
+        let expected = [confined.id()];
+        let seen = found();
+        for mut child in [nobody, confined] {
+            let group = Pid::from_child(&child);
+            rustix::process::kill_process_group(group, Signal::KILL).expect("killed");
+            child.wait().expect("waited for");
+        }
+        assert_eq!(seen, expected);
     }
 
     #[tokio::test]

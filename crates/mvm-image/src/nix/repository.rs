@@ -3,6 +3,10 @@
 use crate::error::{Error, Result};
 use crate::run::Tool;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long git may take to say whether it reads a repository.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// What git and newer versions of Nix print about a repository that belongs to another user.
 const FOREIGN: [&str; 2] = ["dubious ownership in repository", "is not owned by current user"];
@@ -12,8 +16,11 @@ const FOREIGN: [&str; 2] = ["dubious ownership in repository", "is not owned by 
 /// errors are left for Nix to report.
 pub(super) async fn check(reference: &str) -> Result<()> {
     let Some(dir) = local(reference) else { return Ok(()) };
-    let ask =
-        Tool::new(Path::new("git"), "git").arg("-C").arg(&dir).args(["rev-parse", "--git-dir"]);
+    let ask = Tool::new(Path::new("git"), "git")
+        .arg("-C")
+        .arg(&dir)
+        .args(["rev-parse", "--git-dir"])
+        .within(ANSWER);
     let Ok(ended) = ask.run(|_| {}).await else { return Ok(()) };
     match ended.status.success() {
         true => Ok(()),

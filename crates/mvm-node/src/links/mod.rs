@@ -9,6 +9,7 @@ use crate::names::Names;
 use crate::records::{RecordSet, Records};
 use crate::{Error, Result};
 use ipnet::Ipv4Net;
+use mvm_hypervisor::CONFINED_UIDS;
 use mvm_model::egress::Protocol;
 use mvm_model::{EgressMode, Instance, Pool, Tenant};
 use mvm_network::{
@@ -18,13 +19,9 @@ use mvm_network::{
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// The first of 4096 user ids, one per tenant (its net id is added), that confined hypervisors run
-/// as. Far above the ids that distributions assign, and below the ranges of user namespaces.
-const FIRST_UID: u32 = 412_000;
-
 /// Returns the user id that the tenant's hypervisor processes run as.
 pub fn uid_of(tenant: &Tenant) -> u32 {
-    FIRST_UID + u32::from(tenant.network.tenant_net_id)
+    CONFINED_UIDS.start + u32::from(tenant.network.tenant_net_id)
 }
 
 /// The bridges, taps and rules of tenants and instances.
