@@ -7,7 +7,7 @@ use crate::turns::Turns;
 use crate::writer::Writer;
 use crate::{Error, Result, now};
 use mvm_api::fleet::HeldClaim;
-use mvm_model::fleet::{Claims, Grant, Limits, NodeOffer, Outcome, Refusal};
+use mvm_model::fleet::{ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome};
 use mvm_model::{Name, PoolRef};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -255,17 +255,17 @@ impl Inner {
     }
 }
 
-fn refused(refusal: Refusal, pool: &PoolRef) -> Error {
+fn refused(refusal: ClaimDenied, pool: &PoolRef) -> Error {
     match refusal {
-        Refusal::TenantFull | Refusal::Full => {
+        ClaimDenied::TenantFull | ClaimDenied::Full => {
             let whose = match refusal {
-                Refusal::Full => "the fleet".to_owned(),
+                ClaimDenied::Full => "the fleet".to_owned(),
                 _ => format!("tenant {}", pool.tenant),
             };
             Error::QueueFull { whose }
         }
         // Requests for one claim are served one at a time: what is known is being given back.
-        Refusal::Known => Error::GivenBack,
+        ClaimDenied::Known => Error::GivenBack,
     }
 }
 

@@ -1,10 +1,10 @@
 //! Fetches the distribution's cloud kernel: downloads and unpacks the package, but never installs
 //! it.
 
+use crate::command::{Tool, tail};
 use crate::error::{At, Error, Result};
 use crate::kernel;
 use crate::layout::ImageStore;
-use crate::run::{Tool, tail};
 use crate::types::{KernelImport, KernelInfo, Progress};
 use crate::workdir::WorkDir;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,12 @@
 //! Builds a revision from a request: `images/DIGEST/{root.erofs, vmlinux, initrd, manifest.json}`.
 
 use crate::clone::clone_file;
+use crate::command::{Tool, tail};
 use crate::error::{At, Error, Result, free_bytes};
 use crate::fs::{blocking, json, write};
 use crate::layout::ImageStore;
 use crate::nix::Flake;
 use crate::revision::{MANIFEST, load, load_whole, parts_of};
-use crate::run::{Tool, tail};
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, now_ms};
 use crate::workdir::WorkDir;
 use crate::{folder, initrd, kernel, stage};

@@ -1,10 +1,10 @@
 //! Makes blank ext4 disks: each size is formatted once, then copied.
 
 use crate::clone::clone_file;
+use crate::command::{Tool, tail};
 use crate::error::{At, Error, Result};
 use crate::fs::blocking;
 use crate::layout::ImageStore;
-use crate::run::{Tool, tail};
 use crate::workdir::WorkDir;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};

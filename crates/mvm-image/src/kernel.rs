@@ -1,11 +1,11 @@
 //! Kernels in the store: `kernels/DIGEST/{vmlinux, modules/…, kernel.json}`, and `kernels/default`.
 
+use crate::command::Tool;
 use crate::error::{At, Error, Result};
 use crate::fs::{blocking, json, read_manifest, write};
 use crate::kernel_image::{self, Compression, Contents, Facts};
 use crate::layout::ImageStore;
 use crate::modules::{LoadedModule, Tree};
-use crate::run::Tool;
 use crate::types::{KernelImport, KernelInfo, now_ms};
 use crate::workdir::{self, WorkDir};
 use sha2::{Digest, Sha256};

@@ -8,6 +8,7 @@
 //! property tests can drive every decision through any history.
 
 pub mod action;
+pub mod actor;
 pub mod admission;
 pub mod any_code;
 pub mod audit;
@@ -30,7 +31,6 @@ pub mod job;
 pub mod job_queue;
 pub mod lease;
 pub mod liveness;
-pub mod mover;
 pub mod name;
 pub mod network;
 pub mod plan;
@@ -53,6 +53,7 @@ pub mod timeline;
 pub mod variable;
 pub mod way_up;
 
+pub use actor::Actor;
 pub use admission::{Quotas, Usage};
 pub use any_code::AnyCode;
 pub use cache::{Cache, CacheDisk};
@@ -64,7 +65,6 @@ pub use id::{InstanceId, JobId};
 pub use instance::Instance;
 pub use job::{Job, JobSpec, JobState};
 pub use lease::Lease;
-pub use mover::Mover;
 pub use mvm_code::Code;
 pub use name::{InstanceRef, Name, PoolRef};
 pub use pool::{Counts, Pool, Recycle};

@@ -4,7 +4,7 @@
 mod support;
 
 use mvm_model::fleet::{
-    Capacity, Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Refusal, Source,
+    Capacity, ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Source,
 };
 use mvm_model::{Counts, Millis, Name, PoolRef, Resources};
 use proptest::prelude::*;
@@ -68,15 +68,15 @@ fn a_queue_has_bounds_and_deadlines() {
     for id in 0..8 {
         claims.submit(&id.to_string(), &pool, 100 + id).unwrap();
     }
-    assert_eq!(claims.submit("9", &pool, 1000), Err(Refusal::TenantFull));
-    assert_eq!(claims.submit("1", &pool, 1000), Err(Refusal::Known));
+    assert_eq!(claims.submit("9", &pool, 1000), Err(ClaimDenied::TenantFull));
+    assert_eq!(claims.submit("1", &pool, 1000), Err(ClaimDenied::Known));
     for (index, tenant) in ["x", "y"].into_iter().enumerate() {
         let pool = format!("{tenant}/a").parse().unwrap();
         for id in 0..if index == 0 { 8 } else { 4 } {
             claims.submit(&format!("{tenant}{id}"), &pool, 1000).unwrap();
         }
     }
-    assert_eq!(claims.submit("y9", &"y/a".parse().unwrap(), 1000), Err(Refusal::Full));
+    assert_eq!(claims.submit("y9", &"y/a".parse().unwrap(), 1000), Err(ClaimDenied::Full));
     assert_eq!(claims.next_deadline(), Some(100));
     assert_eq!(claims.expire(101), ["0", "1"]);
     assert!(claims.cancel("2") && !claims.cancel("2"));
@@ -207,9 +207,9 @@ impl World {
                 // A claim that a node has refused waits in its old place, whatever the bounds.
                 match self.claims.submit(&id, &pool, deadline) {
                     Ok(()) => self.waiting.push((id, pool, deadline)),
-                    Err(Refusal::TenantFull) => prop_assert!(mine >= LIMITS.per_tenant),
-                    Err(Refusal::Full) => prop_assert!(self.waiting.len() >= LIMITS.total),
-                    Err(Refusal::Known) => prop_assert!(false),
+                    Err(ClaimDenied::TenantFull) => prop_assert!(mine >= LIMITS.per_tenant),
+                    Err(ClaimDenied::Full) => prop_assert!(self.waiting.len() >= LIMITS.total),
+                    Err(ClaimDenied::Known) => prop_assert!(false),
                 }
             }
             Event::Next => {

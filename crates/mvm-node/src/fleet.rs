@@ -13,7 +13,7 @@ use crate::records::{RecordSet, Records};
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_model::lease::Purpose;
-use mvm_model::{Lease, Mover, State};
+use mvm_model::{Actor, Lease, State};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -118,7 +118,7 @@ impl Fleet {
         let known = self.records.read(|world| leased(world, id).ok().cloned());
         let (instance, from) = match known {
             Some(known) => {
-                let by = Mover::Lease(id.to_owned());
+                let by = Actor::Lease(id.to_owned());
                 let from = self.instances.bring(known.id, State::Running, &by).await?;
                 (self.records.read(|world| world.by_id(known.id).cloned())?, from)
             }

@@ -12,7 +12,7 @@ use crate::template_maker::TemplateMaker;
 use crate::wake::Wake;
 use mvm_model::action::Action;
 use mvm_model::plan::Failures;
-use mvm_model::{Code, InstanceId, Mover, PoolRef, State};
+use mvm_model::{Actor, Code, InstanceId, PoolRef, State};
 use mvm_model::{policy, reconcile};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,7 +66,7 @@ impl PoolFiller {
         if let Ok(Some((id, to))) = self.spares.claim(id, State::Sleeping).await {
             let outcome = self
                 .auditor
-                .as_agent_on("instance.sleep", id, self.instances.bring(id, to, &Mover::Agent))
+                .as_agent_on("instance.sleep", id, self.instances.bring(id, to, &Actor::Agent))
                 .await;
             self.spares.clear_goal(id).await;
             if let Err(error) = outcome {
@@ -116,7 +116,7 @@ impl PoolFiller {
     async fn work(&self, pool: &PoolRef, id: InstanceId, to: State) -> Result<()> {
         let outcome = async {
             self.template_maker.ensure(id).await?;
-            self.instances.bring(id, to, &Mover::Agent).await
+            self.instances.bring(id, to, &Actor::Agent).await
         };
         let outcome = outcome.await;
         let gone = self.spares.clear_goal(id).await;

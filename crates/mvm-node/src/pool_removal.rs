@@ -8,7 +8,7 @@ use crate::instances::Instances;
 use crate::jobs::Jobs;
 use crate::records::Records;
 use crate::wake::Wake;
-use mvm_model::{Code, Counts, Mover, PoolRef, State};
+use mvm_model::{Actor, Code, Counts, PoolRef, State};
 use std::sync::Arc;
 
 /// Destroys pools.
@@ -57,7 +57,7 @@ impl PoolRemoval {
                 break;
             }
             for id in ids {
-                self.instances.bring(id, State::Destroyed, &Mover::Force).await.or_else(
+                self.instances.bring(id, State::Destroyed, &Actor::Force).await.or_else(
                     |error| match error.code() == Code::NotFound {
                         true => Ok(State::Destroyed),
                         false => Err(error),

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::audit::Auditor;
 use crate::instances::{Instances, Slots};
 use crate::records::Records;
-use mvm_model::{Code, InstanceId, Mover, State};
+use mvm_model::{Actor, Code, InstanceId, State};
 use std::sync::Arc;
 
 /// Moves and destroys idle instances.
@@ -63,7 +63,7 @@ impl Spares {
             Some((id, _)) => {
                 let outcome = self
                     .auditor
-                    .as_agent_on("instance.destroy", id, self.instances.destroy(id, &Mover::Agent))
+                    .as_agent_on("instance.destroy", id, self.instances.destroy(id, &Actor::Agent))
                     .await;
                 match outcome {
                     Err(error) if error.code() == Code::Leased => {

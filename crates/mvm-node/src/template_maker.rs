@@ -15,7 +15,7 @@ use crate::templates::{Templates, publish};
 use crate::wake::Wake;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
-use mvm_model::{Code, Instance, InstanceId, Mover, Pool, PoolRef, State};
+use mvm_model::{Actor, Code, Instance, InstanceId, Pool, PoolRef, State};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -95,7 +95,7 @@ impl TemplateMaker {
         let work = self.make_template(&pool, &instance, &key);
         let tenant = Some(&reference.tenant);
         let made = self.auditor.as_agent("template.create", tenant, reference, None, work).await;
-        let gone = self.instances.destroy(instance.id, &Mover::Force).await;
+        let gone = self.instances.destroy(instance.id, &Actor::Force).await;
         made?;
         gone?;
         self.templates.renewed(&key).await?;
@@ -117,7 +117,7 @@ impl TemplateMaker {
     }
 
     async fn make_template(&self, pool: &Pool, instance: &Instance, key: &str) -> Result<()> {
-        let by = Mover::of(instance);
+        let by = Actor::of(instance);
         self.instances.bring(instance.id, State::Running, &by).await?;
         if let Some(command) = &pool.prewarm {
             self.prewarm(instance, command).await?;

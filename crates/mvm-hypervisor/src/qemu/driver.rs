@@ -8,7 +8,7 @@ use super::qmp::Qmp;
 use super::snapshot::{self, Hardware, Memory};
 use super::spawn::{Newborn, spawn};
 use super::validate::{validate, validate_kernel, validate_tap};
-use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, memory, place};
+use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, memory, run_dir};
 use crate::{
     Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
     VmSpec,
@@ -70,11 +70,11 @@ impl QemuDriver {
         started: OnStarted<'_>,
     ) -> Result<(Process, Qmp, Newborn<'a>)> {
         validate_tap(spec)?;
-        let place = place::prepare(spec, start == Start::Boot)?;
+        let inherited = run_dir::prepare(spec, start == Start::Boot)?;
         if spec.reserve_memory && start != Start::Restore(RestoreMemory::Clone) {
             let span = tracing::info_span!("memory_reserve", id = %spec.id);
             let reserved = memory::reserve(spec).instrument(span).await;
-            reserved.inspect_err(|_| place::clear(&spec.dir))?;
+            reserved.inspect_err(|_| run_dir::clear(&spec.dir))?;
         }
         // The span closes with its scope, so that its duration is that of the spawn stage.
         let (process, newborn) = tracing::info_span!("spawn", id = %spec.id).in_scope(|| {
@@ -82,18 +82,18 @@ impl QemuDriver {
                 accelerator: self.accelerator,
                 version: self.version,
                 machine: &hardware.machine,
-                qmp: place.qmp.as_raw_fd(),
-                channel: place.channel.as_raw_fd(),
+                qmp: inherited.qmp.as_raw_fd(),
+                channel: inherited.channel.as_raw_fd(),
             };
             let state = state.as_ref().map(AsRawFd::as_raw_fd);
             let arguments = arguments(spec, start, &setting);
-            spawn(&self.program, self.accelerator, arguments, &place, state, spec)
+            spawn(&self.program, self.accelerator, arguments, &inherited, state, spec)
         })?;
         started(&process.identity);
         // Only the process holds these descriptors from here on, so that they close when it ends.
-        drop((place, state));
+        drop((inherited, state));
         let span = tracing::info_span!("qmp_ready", id = %spec.id);
-        let socket = place::qmp_socket(&spec.dir);
+        let socket = run_dir::qmp_socket(&spec.dir);
         let connect = Qmp::connect(&spec.id, &socket, START).instrument(span);
         let qmp = tokio::select! {
             qmp = connect => qmp,
@@ -221,7 +221,7 @@ impl Hypervisor for QemuDriver {
         }
         let Some(process) = Process::open(process)? else { return Ok(None) };
         let Some(asked) = process::asked_of(process.identity.pid) else { return Ok(None) };
-        let socket = place::qmp_socket(&spec.dir);
+        let socket = run_dir::qmp_socket(&spec.dir);
         let qmp = tokio::select! {
             qmp = Qmp::connect(&spec.id, &socket, ADOPT) => qmp?,
             _ = process.ended() => return Ok(None),

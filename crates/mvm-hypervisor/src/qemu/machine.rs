@@ -6,7 +6,7 @@ use super::qmp::Qmp;
 use super::reading::read_until;
 use super::snapshot::{self, Draft, Hardware};
 use super::unshare::copy_memory;
-use super::{CONSOLE_LOG, QEMU_LOG, logs, memory, place};
+use super::{CONSOLE_LOG, QEMU_LOG, logs, memory, run_dir};
 use crate::{
     Condition, Error, Exit, Halt, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory,
     Result, VmSpec,
@@ -163,7 +163,7 @@ impl Inner {
 
     /// Tells a full disk apart from other write errors.
     fn not_written(&self, to: &Path, error: &std::io::Error) -> Error {
-        if place::is_no_space(error) {
+        if run_dir::is_no_space(error) {
             return Error::NoSpace { id: self.spec.id.clone(), path: to.to_owned() };
         }
         self.failed(to, error.to_string())
@@ -208,7 +208,7 @@ impl Inner {
     async fn leave_memory(&self, to: &Path, own: OwnMemory) -> Result<()> {
         let mut draft = Draft::begin(to).map_err(|e| self.not_written(to, &e))?;
         let (mut devices, seen) =
-            place::devices_file(&self.spec).map_err(|e| self.not_written(to, &e))?;
+            run_dir::devices_file(&self.spec).map_err(|e| self.not_written(to, &e))?;
         self.qmp.save_devices(&seen).await?;
         let (pid, hardware) = (self.process.identity.pid, self.hardware.clone());
         let memory = self.spec.memory.clone();
@@ -222,7 +222,7 @@ impl Inner {
             draft
                 .fill(&state[..])
                 .and_then(|()| draft.finish(&hardware, Some(&own.file)))
-                .inspect_err(|_| drop(place::remove(&own.file)))
+                .inspect_err(|_| drop(run_dir::remove(&own.file)))
         };
         let written = tokio::task::spawn_blocking(write).await;
         let written = written.map_err(|e| self.failed(to, e.to_string()))?;
@@ -272,14 +272,14 @@ impl Inner {
     /// machine that has not run since its last snapshot therefore runs for a moment, and that
     /// snapshot, now void, is removed first.
     async fn leave_postmigrate(&self, to: &Path) -> Result<()> {
-        place::remove(to).map_err(|e| self.not_written(to, &e))?;
+        run_dir::remove(to).map_err(|e| self.not_written(to, &e))?;
         self.qmp.cont().await?;
         self.qmp.stop().await
     }
 
     async fn receive_state(&self, to: &Path, mut draft: Draft) -> Result<Draft> {
         let (socket, seen) =
-            place::state_listener(&self.spec).map_err(|e| self.failed(to, e.to_string()))?;
+            run_dir::state_listener(&self.spec).map_err(|e| self.failed(to, e.to_string()))?;
         self.qmp.migrate(&seen).await?;
         let with_memory = self.memory == RestoreMemory::Clone;
         let within = match with_memory {
@@ -357,7 +357,7 @@ impl Machine for QemuMachine {
     }
 
     fn channel(&self) -> PathBuf {
-        place::channel_socket(&self.0.spec.dir)
+        run_dir::channel_socket(&self.0.spec.dir)
     }
 
     fn window(&self) -> Option<PathBuf> {
@@ -442,7 +442,7 @@ impl Machine for QemuMachine {
             inner.process.kill().await
         };
         ended.instrument(tracing::info_span!("kill", id = %inner.spec.id)).await?;
-        place::clear(&inner.spec.dir);
+        run_dir::clear(&inner.spec.dir);
         inner.trim_memory().await;
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! whole file are allocated, unwritten, before the machine runs (fallocate(2)), and those still
 //! unused are given back when the machine sleeps.
 
-use super::place;
+use super::run_dir;
 use crate::{Result, VmSpec};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
@@ -22,10 +22,10 @@ const SHORTEST_HOLE: u64 = 64 << 10;
 pub(super) fn create(spec: &VmSpec) -> Result<()> {
     // An old file is replaced rather than emptied: a process that still maps it must not see it
     // shrink (SIGBUS).
-    place::remove(&spec.memory)
-        .and_then(|()| place::own_file().create_new(true).open(&spec.memory))
+    run_dir::remove(&spec.memory)
+        .and_then(|()| run_dir::own_file().create_new(true).open(&spec.memory))
         .and_then(|file| file.set_len(spec.mem_mib << 20))
-        .map_err(|e| place::spawn_failed(spec.id.clone(), &spec.memory, e))
+        .map_err(|e| run_dir::spawn_failed(spec.id.clone(), &spec.memory, e))
 }
 
 /// Allocates every block of the memory file, before any process maps it. After `no_space` the file
@@ -51,7 +51,7 @@ async fn in_file(spec: &VmSpec, work: fn(&File) -> io::Result<()>) -> Result<()>
     let path = spec.memory.clone();
     let work = move || work(&OpenOptions::new().read(true).write(true).open(&path)?);
     let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
-    done.flatten().map_err(|e| place::spawn_failed(spec.id.clone(), &spec.memory, e))
+    done.flatten().map_err(|e| run_dir::spawn_failed(spec.id.clone(), &spec.memory, e))
 }
 
 /// Runs `work`, which must not change the bytes of a file that no process maps, and then restores
@@ -66,7 +66,7 @@ fn with_its_time(file: &File, work: impl FnOnce(&File) -> io::Result<()>) -> io:
 /// Gives back the blocks that a sleeping machine's file has reserved but not used. Does nothing if
 /// a process holds the machine's directory, or may still map the file.
 pub(super) fn trim(spec: &VmSpec) -> io::Result<()> {
-    let Some(_lock) = place::lock_if_free(spec)? else { return Ok(()) };
+    let Some(_lock) = run_dir::lock_if_free(spec)? else { return Ok(()) };
     match OpenOptions::new().read(true).write(true).open(&spec.memory) {
         Ok(file) => with_its_time(&file, trim_file),
         // The file was moved away to become a template's, or is gone.
@@ -157,7 +157,7 @@ mod tests {
         let written_at = time();
         // No machine has ever been in this directory; then one is.
         trim(&spec).unwrap();
-        let held = place::prepare(&spec, true).unwrap();
+        let held = run_dir::prepare(&spec, true).unwrap();
         trim(&spec).unwrap();
         assert!(allocated_kib(&spec.memory) >= 64 << 10, "somebody may map it");
         drop(held);

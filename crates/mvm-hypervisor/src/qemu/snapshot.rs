@@ -11,7 +11,7 @@
 
 use super::Accelerator;
 use super::arguments::cpu_model;
-use super::place;
+use super::run_dir;
 use super::stream::{copy_without_zero_pages, with_memory_part};
 use crate::VmSpec;
 use serde::{Deserialize, Serialize};
@@ -213,7 +213,7 @@ impl Draft {
         let mut name = to.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let path = to.with_file_name(name);
-        place::remove(&path)?;
+        run_dir::remove(&path)?;
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
         let draft = Self { file, path, to: to.to_owned(), length: 0, digest: Sha256::new() };
@@ -291,7 +291,7 @@ impl Write for Appending<'_> {
 impl Drop for Draft {
     fn drop(&mut self) {
         // After `finish` the file has its final name, and nothing is left to remove.
-        let _ = place::remove(&self.path);
+        let _ = run_dir::remove(&self.path);
     }
 }
 

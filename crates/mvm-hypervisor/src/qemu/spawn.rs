@@ -1,8 +1,8 @@
 //! Starts a process that outlives the agent and inherits only what it is given.
 
 use super::Accelerator;
-use super::place::{self, Place};
 use super::process::Process;
+use super::run_dir::{self, Inherited};
 use crate::{Error, Result, VmSpec};
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -28,18 +28,18 @@ impl Drop for Newborn<'_> {
     fn drop(&mut self) {
         if let Some(process) = &self.process {
             process.kill_now();
-            place::clear(&self.spec.dir);
+            run_dir::clear(&self.spec.dir);
         }
     }
 }
 
-/// Runs `program` in a session of its own with `arguments`, the place's descriptors and `state`;
-/// its output goes to the place's log.
+/// Runs `program` in a session of its own with `arguments`, the inherited descriptors and `state`;
+/// its output goes to the inherited log.
 pub(super) fn spawn<'a>(
     program: &Path,
     accelerator: Accelerator,
     arguments: Vec<OsString>,
-    place: &Place,
+    inherited: &Inherited,
     state: Option<RawFd>,
     spec: &'a VmSpec,
 ) -> Result<(Process, Newborn<'a>)> {
@@ -48,8 +48,8 @@ pub(super) fn spawn<'a>(
         what: program.display().to_string(),
         source,
     };
-    let mut inherited =
-        vec![place.qmp.as_raw_fd(), place.channel.as_raw_fd(), place.lock.as_raw_fd()];
+    let Inherited { qmp, channel, lock, log } = inherited;
+    let mut inherited = vec![qmp.as_raw_fd(), channel.as_raw_fd(), lock.as_raw_fd()];
     inherited.extend(state);
     let mut command = Command::new(program);
     command
@@ -59,8 +59,8 @@ pub(super) fn spawn<'a>(
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/")
         .stdin(Stdio::null())
-        .stdout(place.log.try_clone().map_err(failed)?)
-        .stderr(place.log.try_clone().map_err(failed)?);
+        .stdout(log.try_clone().map_err(failed)?)
+        .stderr(log.try_clone().map_err(failed)?);
     // SAFETY: the closure makes system calls only and allocates nothing, as must be between
     // fork(2) and execve(2); the descriptors are open until `spawn` returns.
     unsafe { command.pre_exec(move || secede(&inherited, accelerator)) };

@@ -50,7 +50,7 @@ type Step<T> = Result<T, Stop>;
 
 /// Copies a stream from `from` to `to`, without the zero pages of its largest block of memory.
 pub(super) fn copy_without_zero_pages(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
-    let mut copy = Copy::new(&mut from, &mut to);
+    let mut copy = StreamRewriter::new(&mut from, &mut to);
     match copy.memory() {
         Err(Stop::Broken(error)) => return Err(error),
         Err(Stop::Rest) | Ok(()) => copy.pass()?,
@@ -64,7 +64,7 @@ pub(super) fn copy_without_zero_pages(mut from: impl Read, mut to: impl Write) -
 pub(super) fn with_memory_part(of: &[u8], devices: &[u8]) -> Option<Vec<u8>> {
     let sections = devices.strip_prefix(MAGIC)?;
     let (mut rest, mut whole) = (of, Vec::new());
-    let mut copy = Copy::new(&mut rest, &mut whole);
+    let mut copy = StreamRewriter::new(&mut rest, &mut whole);
     copy.memory().ok()?;
     copy.pass().ok()?;
     // What one state leaves out as shared must be in a file in the other state, too.
@@ -77,7 +77,7 @@ pub(super) fn with_memory_part(of: &[u8], devices: &[u8]) -> Option<Vec<u8>> {
     fits.then_some(whole)
 }
 
-struct Copy<'a, R, W> {
+struct StreamRewriter<'a, R, W> {
     from: &'a mut R,
     to: &'a mut W,
     /// Bytes that were read but not yet passed on.
@@ -95,7 +95,7 @@ struct Last {
     passed: Option<Vec<u8>>,
 }
 
-impl<'a, R: Read, W: Write> Copy<'a, R, W> {
+impl<'a, R: Read, W: Write> StreamRewriter<'a, R, W> {
     fn new(from: &'a mut R, to: &'a mut W) -> Self {
         Self { from, to, held: Vec::new(), largest: Vec::new(), shared: false }
     }
@@ -415,7 +415,7 @@ mod tests {
         for (list, name) in [(capabilities, vec![1, b'x']), (blocks, block)] {
             let bytes = [&list[..], &name.repeat(100_000)].concat();
             let (mut from, mut to) = (&bytes[..], Vec::new());
-            let mut copy = Copy::new(&mut from, &mut to);
+            let mut copy = StreamRewriter::new(&mut from, &mut to);
             assert!(matches!(copy.memory(), Err(Stop::Rest)));
             assert!(copy.held.len() < 8192, "{} bytes are held", copy.held.len());
             assert_eq!(copied(&bytes), bytes);

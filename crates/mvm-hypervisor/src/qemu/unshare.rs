@@ -6,7 +6,7 @@
 //! these pages written over it. The cost depends on what the guest has written, not on how much
 //! memory it may have.
 
-use super::place;
+use super::run_dir;
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -34,10 +34,10 @@ struct Mapping {
 /// Writes the memory of the stopped process `pid`, which maps `template` privately, to the new file
 /// `own`. After an error the file does not exist; after success it is not synced yet.
 pub(super) fn copy_memory(pid: u32, template: &Path, own: &Path) -> io::Result<()> {
-    place::remove(own)?;
+    run_dir::remove(own)?;
     let written = write_memory(pid, template, own);
     if written.is_err() {
-        place::remove(own)?;
+        run_dir::remove(own)?;
     }
     written
 }

@@ -1,9 +1,9 @@
 //! Runs Nix: checks the request, builds, lists the closure, and explains failures in Nix's own
 //! words.
 
+use crate::command::{Ended, Tool};
 use crate::error::{At, Error, Result};
 use crate::layout::ImageStore;
-use crate::run::{Ended, Tool};
 use crate::types::{BuildRequest, Progress};
 use crate::workdir::WorkDir;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! How Nix is run: with which settings, and with which users for its builders.
 
+use crate::command::Tool;
 use crate::error::{At, Result};
 use crate::layout::ImageStore;
-use crate::run::Tool;
 use crate::types::Sandbox;
 use std::path::{Path, PathBuf};
 

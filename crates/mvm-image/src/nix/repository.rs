@@ -1,7 +1,7 @@
 //! Checks that git agrees to read a flake that is a git repository.
 
+use crate::command::Tool;
 use crate::error::{Error, Result};
-use crate::run::Tool;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -96,7 +96,7 @@ pub enum Outcome {
 
 /// Why a claim is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ClaimDenied {
     /// As many claims of the tenant wait as may.
     TenantFull,
     /// As many claims wait as may.
@@ -254,15 +254,20 @@ impl Claims {
     }
 
     /// Adds a claim that must be served before `deadline`.
-    pub fn submit(&mut self, id: &str, pool: &PoolRef, deadline: Millis) -> Result<(), Refusal> {
+    pub fn submit(
+        &mut self,
+        id: &str,
+        pool: &PoolRef,
+        deadline: Millis,
+    ) -> Result<(), ClaimDenied> {
         if self.claims.contains_key(id) {
-            return Err(Refusal::Known);
+            return Err(ClaimDenied::Known);
         }
         if self.waiting >= self.limits.total {
-            return Err(Refusal::Full);
+            return Err(ClaimDenied::Full);
         }
         if self.tenant(&pool.tenant).waiting >= self.limits.per_tenant {
-            return Err(Refusal::TenantFull);
+            return Err(ClaimDenied::TenantFull);
         }
         self.turns += 1;
         let claim = Claim { pool: pool.clone(), turn: self.turns, deadline, stage: Stage::Waiting };

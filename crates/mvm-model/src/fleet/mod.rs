@@ -19,7 +19,7 @@ mod retained_pools;
 mod rules;
 
 pub use asking::{Asking, Heard, Step};
-pub use claims::{Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Refusal, Source};
+pub use claims::{ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Source};
 pub use document::{FleetPool, FleetState, FleetTenant};
 pub use image::{Holder, Offers, builders, hold_back, name_images};
 pub use node::{Capacity, Duty, FleetNode, NodeStatus, PoolStatus};

@@ -15,7 +15,7 @@ use mvm_api::types::{
     CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
 };
 use mvm_model::lease::Purpose;
-use mvm_model::{Fault, InstanceRef, Mover, State as InstanceState};
+use mvm_model::{Actor, Fault, InstanceRef, State as InstanceState};
 use mvm_server::extract::Query;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,7 +97,7 @@ pub async fn destroy(State(agent): Shared, Path(at): InInstance) -> Answer<Done>
     let reference = reference(at)?;
     detached(async move {
         agent.base.records.read(|world| world.instance(&reference).map(|_| ()))?;
-        agent.lifecycle.instances.destroy(reference.id, &Mover::Force).await
+        agent.lifecycle.instances.destroy(reference.id, &Actor::Force).await
     })
     .await?;
     Ok(done())
@@ -199,7 +199,7 @@ async fn put(
         }
         let began = Instant::now();
         let from =
-            agent.lifecycle.instances.bring(reference.id, to, &Mover::Holder(holder)).await?;
+            agent.lifecycle.instances.bring(reference.id, to, &Actor::Holder(holder)).await?;
         moved(&agent, &reference, from, began).await
     })
     .await?;

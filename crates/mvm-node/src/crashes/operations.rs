@@ -15,7 +15,7 @@ use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSIO
 use mvm_model::lease::{HOLD_MS, Purpose};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
-    Code, Counts, Instance, InstanceId, Mover, Name, PoolRef, Quotas, Recycle, Resources, State,
+    Actor, Code, Counts, Instance, InstanceId, Name, PoolRef, Quotas, Recycle, Resources, State,
 };
 use std::sync::Arc;
 
@@ -175,7 +175,7 @@ fn clones() -> Vec<Operation> {
             agent.pools.template_maker.ensure_of(&runners()).await?;
             let made = agent.lifecycle.transitions.create(&runners(), None).await?;
             for state in before {
-                agent.lifecycle.instances.bring(made.id, *state, &Mover::Agent).await?;
+                agent.lifecycle.instances.bring(made.id, *state, &Actor::Agent).await?;
                 if *state == Running {
                     write(&agent, made.id, MARK, "mine").await?;
                 }
@@ -274,7 +274,7 @@ fn claims() -> Vec<Operation> {
             let instance = only(&agent).await?;
             let reference = instance.reference();
             agent.work.leases.take(&reference, &wish(Purpose::Manual)).await?;
-            let by = Mover::Holder("uid:0".to_owned());
+            let by = Actor::Holder("uid:0".to_owned());
             agent.lifecycle.instances.bring(instance.id, State::Sleeping, &by).await?;
             assert!(only(&agent).await?.lease.is_none());
             Ok(())
@@ -483,14 +483,14 @@ pub async fn instance(agent: &Arc<Agent>, state: State) -> Result<()> {
     if state == State::Created {
         return Ok(());
     }
-    agent.lifecycle.instances.bring(made.id, State::Running, &Mover::Agent).await?;
+    agent.lifecycle.instances.bring(made.id, State::Running, &Actor::Agent).await?;
     write(agent, made.id, MARK, "mine").await?;
     if state == State::Failed {
         let slot = agent.base.slots.of(made.id);
         slot.gate.lock().await.kill().await?;
         return agent.lifecycle.transitions.set_failed(made.id, "a test says so").await;
     }
-    agent.lifecycle.instances.bring(made.id, state, &Mover::Agent).await.map(drop)
+    agent.lifecycle.instances.bring(made.id, state, &Actor::Agent).await.map(drop)
 }
 
 pub async fn only(agent: &Arc<Agent>) -> Result<Instance> {
@@ -502,9 +502,9 @@ pub async fn only(agent: &Arc<Agent>) -> Result<Instance> {
 async fn bring(agent: &Arc<Agent>, to: State) -> Result<()> {
     let Ok(instance) = only(agent).await else { return Ok(()) };
     if instance.state == State::Failed && !matches!(to, State::Destroyed | State::Running) {
-        agent.lifecycle.instances.bring(instance.id, State::Running, &Mover::Force).await?;
+        agent.lifecycle.instances.bring(instance.id, State::Running, &Actor::Force).await?;
     }
-    agent.lifecycle.instances.bring(instance.id, to, &Mover::Force).await?;
+    agent.lifecycle.instances.bring(instance.id, to, &Actor::Force).await?;
     let now = agent.base.records.read(|world| world.instances.get(&instance.id).map(|i| i.state));
     assert_eq!(now.unwrap_or(State::Destroyed), to);
     Ok(())

@@ -6,13 +6,13 @@ use super::operations::{instance, only, pool, runners, wish};
 use super::runs::settle;
 use crate::agent::Agent;
 use mvm_model::lease::Purpose;
-use mvm_model::{InstanceId, Mover, Recycle, State, WayUp};
+use mvm_model::{Actor, InstanceId, Recycle, State, WayUp};
 use std::sync::Arc;
 
 /// Ends the lease and brings the instance back to warm.
 async fn give_back(agent: &Arc<Agent>, id: InstanceId) {
     agent.work.leases.end(id).await;
-    agent.lifecycle.instances.bring(id, State::Warm, &Mover::Agent).await.expect("warm");
+    agent.lifecycle.instances.bring(id, State::Warm, &Actor::Agent).await.expect("warm");
     settle(agent).await.expect("rest");
 }
 

@@ -9,7 +9,7 @@ use crate::agent::Agent;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan};
 use mvm_model::lease::Purpose;
 use mvm_model::template::Renewal;
-use mvm_model::{Mover, Recycle, WayUp};
+use mvm_model::{Actor, Recycle, WayUp};
 use std::sync::Arc;
 
 /// Claims an instance, and returns how it came up.
@@ -89,8 +89,8 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
         host.machines().set_faults(FaultPlan::none().always(Call::Snapshot, Effect::Fail));
         let made = agent.lifecycle.transitions.create(&runners(), None).await.expect("an instance");
         let to = mvm_model::State::Running;
-        agent.lifecycle.instances.bring(made.id, to, &Mover::Agent).await.expect_err("damaged");
-        agent.lifecycle.instances.destroy(made.id, &Mover::Force).await.expect("gone");
+        agent.lifecycle.instances.bring(made.id, to, &Actor::Agent).await.expect_err("damaged");
+        agent.lifecycle.instances.destroy(made.id, &Actor::Force).await.expect("gone");
         renewal(&agent).await.is_some_and(|renewal| !renewal.done)
     });
     assert_eq!(noted, Some(true));

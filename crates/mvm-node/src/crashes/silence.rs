@@ -13,7 +13,7 @@ use crate::agent::Agent;
 use crate::deadlines::haste;
 use crate::simulated::{Silence, SimulatedGuest};
 use futures::FutureExt;
-use mvm_model::{InstanceId, Mover};
+use mvm_model::{Actor, InstanceId};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -148,7 +148,7 @@ async fn destroy_all(agent: &Arc<Agent>) -> Outcome<()> {
     let ids: Vec<InstanceId> =
         agent.base.records.read(|world| world.instances.keys().copied().collect());
     for id in ids {
-        match tokio::time::timeout(HANGS, agent.lifecycle.instances.destroy(id, &Mover::Force))
+        match tokio::time::timeout(HANGS, agent.lifecycle.instances.destroy(id, &Actor::Force))
             .await
         {
             Err(_) => return Err(format!("the end of {id} hangs")),

@@ -10,7 +10,7 @@ use super::runs::{MARK, Outcome, read, settle};
 use crate::Result;
 use crate::agent::Agent;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Moment};
-use mvm_model::{Code, Mover, Recycle, State};
+use mvm_model::{Actor, Code, Recycle, State};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -58,7 +58,7 @@ async fn prepare(agent: &Arc<Agent>, way: Way) -> Result<()> {
             return agent
                 .lifecycle
                 .instances
-                .bring(made.id, State::Sleeping, &Mover::Agent)
+                .bring(made.id, State::Sleeping, &Actor::Agent)
                 .await
                 .map(drop);
         }
@@ -82,7 +82,7 @@ fn on(host: &Host, way: Way, harm: Option<Harm>) -> Outcome<Course> {
         settle(&agent).await?;
         let id = only(&agent).await.map_err(|error| error.to_string())?.id;
         host.arm(harm.map(|harm| harm.strike));
-        let woken = agent.lifecycle.instances.bring(id, way.to, &Mover::Agent).await;
+        let woken = agent.lifecycle.instances.bring(id, way.to, &Actor::Agent).await;
         course = host.course();
         if harm.is_none() {
             woken.map_err(|error| format!("it fails by itself: {error}"))?;
@@ -128,7 +128,7 @@ fn guest_ran(host: &Host, harm: Harm) -> bool {
 /// Wakes the instance, and returns what is wrong with its memory.
 async fn wakes(agent: &Arc<Agent>, way: Way) -> Option<String> {
     let id = only(agent).await.ok()?.id;
-    if let Err(error) = agent.lifecycle.instances.bring(id, State::Running, &Mover::Agent).await {
+    if let Err(error) = agent.lifecycle.instances.bring(id, State::Running, &Actor::Agent).await {
         return Some(format!("it does not wake: {error}"));
     }
     match read(agent, id, MARK).await {
@@ -207,7 +207,7 @@ fn what_cannot_be_resumed_sleeps_on() {
             let error = agent
                 .lifecycle
                 .instances
-                .bring(id, State::Running, &Mover::Agent)
+                .bring(id, State::Running, &Actor::Agent)
                 .await
                 .expect_err("no");
             assert_eq!(error.code(), Code::Injected);

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::agent::Agent;
 use crate::records::RecordSet;
 use mvm_model::lease::Purpose;
-use mvm_model::{Mover, Recycle, State};
+use mvm_model::{Actor, Recycle, State};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ fn nobody_gets_a_machine_whose_walls_are_gone() {
             agent.base.records.read(|world| world.instances.values().map(|i| i.id).collect());
         while let Some(id) = made.pop() {
             nft(FLUSH);
-            agent.lifecycle.instances.bring(id, State::Running, &Mover::Agent).await?;
+            agent.lifecycle.instances.bring(id, State::Running, &Actor::Agent).await?;
             assert_eq!(tables(), 2, "a machine runs without walls");
         }
         nft(FLUSH);

@@ -20,7 +20,7 @@ use crate::templates::{Template, Templates};
 use crate::{Error, Result};
 use mvm_hypervisor::OwnMemory;
 use mvm_model::route::{Facts, Step, route};
-use mvm_model::{Instance, InstanceId, Mover, State, WayUp};
+use mvm_model::{Actor, Instance, InstanceId, State, WayUp};
 use std::sync::Arc;
 
 /// The instances of the node: moves them between states, and destroys them.
@@ -71,7 +71,7 @@ impl Instances {
     /// Brings an instance to the state `to` from any state, through `running` where necessary, on
     /// behalf of `by`. At every step, an action that the lease forbids is refused before it has an
     /// effect. Returns the state that the instance came from.
-    pub async fn bring(&self, id: InstanceId, to: State, by: &Mover) -> Result<State> {
+    pub async fn bring(&self, id: InstanceId, to: State, by: &Actor) -> Result<State> {
         if to == State::Destroyed {
             let from = self.records.read(|world| world.by_id(id).map(|i| i.state))?;
             return self.destroy(id, by).await.map(|()| from);
@@ -94,7 +94,7 @@ impl Instances {
         live: &mut Live,
         id: InstanceId,
         to: State,
-        by: &Mover,
+        by: &Actor,
     ) -> Result<State> {
         let began = std::time::Instant::now();
         let (from, dormant) =
@@ -122,7 +122,7 @@ impl Instances {
     }
 
     /// Carries out one step of the route.
-    async fn take(&self, step: Step, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn take(&self, step: Step, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         match step {
             Step::Stay(state) => self.transitions.stay(id, state, by).await,
             Step::Resume => operation("resume", id, self.resume(live, id, by)).await,
@@ -140,7 +140,7 @@ impl Instances {
 
     /// Destroys an instance on behalf of `by`: process, tap, disks and record. Idempotent. Other
     /// operations on the instance are interrupted rather than waited for, if `by` may destroy it.
-    pub async fn destroy(&self, id: InstanceId, by: &Mover) -> Result<()> {
+    pub async fn destroy(&self, id: InstanceId, by: &Actor) -> Result<()> {
         let slot = self.slots.of(id);
         let (mut live, _interrupt) = self.seize(&slot, id, by).await;
         if self.records.read(|world| !world.instances.contains_key(&id)) {
@@ -154,7 +154,7 @@ impl Instances {
 
     /// Clones the pool's template, if there is one and the instance has no disks of its own yet;
     /// otherwise boots the machine.
-    async fn boot(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn boot(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let template = self.templates.for_instance(id)?;
         let kind = if template.is_some() { "clone" } else { "boot" };
         let bring_up = async {
@@ -170,7 +170,7 @@ impl Instances {
         id: InstanceId,
         to: State,
         template: Option<Template>,
-        by: &Mover,
+        by: &Actor,
     ) -> Result<()> {
         let key = template.as_ref().map(|template| template.key.clone());
         let way = if key.is_some() { WayUp::Cloned } else { WayUp::Booted };
@@ -194,7 +194,7 @@ impl Instances {
 
     /// Makes a new instance a sleeper that has nothing of its own: a wake clones it from the
     /// template.
-    async fn park_as_clone(&self, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn park_as_clone(&self, id: InstanceId, by: &Actor) -> Result<()> {
         self.transitions.pass(id, State::Sleeping, by, |instance| instance.dormant = true).await
     }
 
@@ -205,7 +205,7 @@ impl Instances {
         live: &mut Live,
         id: InstanceId,
         to: State,
-        by: &Mover,
+        by: &Actor,
     ) -> Result<()> {
         let template = self.templates.for_instance(id)?;
         let outcome = async {
@@ -227,14 +227,14 @@ impl Instances {
 
     /// Brings a warm instance to running: one durable record, one hypervisor call and one guest
     /// round trip.
-    async fn resume(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn resume(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let machine = live.machine()?;
         self.transitions.pass(id, State::Running, by, |i| i.way_up = Some(WayUp::Warm)).await?;
         self.let_run(live, id, &machine).await
     }
 
     /// Brings a running instance to warm.
-    async fn pause(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn pause(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let machine = live.machine()?;
         // The channel is opened now so that it is ready when the machine is woken.
         live.channel().await?;
@@ -250,7 +250,7 @@ impl Instances {
 
     /// Brings a running or warm instance to sleeping. On an error, such as a full disk, the machine
     /// remains as it was.
-    async fn sleep(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn sleep(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let machine = live.machine()?;
         let spare = self.records.read(|world| world.by_id(id).map(Instance::is_untouched_clone))?;
         if spare {
@@ -289,7 +289,7 @@ impl Instances {
 
     /// Brings an instance to stopped. The guest shuts itself down, so that its disks are
     /// consistent.
-    async fn stop(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn stop(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let (state, dormant) =
             self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
         match state {

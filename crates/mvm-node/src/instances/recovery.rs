@@ -15,7 +15,7 @@ use crate::wake::Wake;
 use crate::{Error, Result};
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::recovery::{Verdict, recover};
-use mvm_model::{Instance, InstanceId, Mover, State};
+use mvm_model::{Actor, Instance, InstanceId, State};
 use std::sync::Arc;
 
 /// Completes or undoes operations that were left unfinished.
@@ -112,7 +112,7 @@ impl Recovery {
         &self,
         live: &mut Live,
         id: InstanceId,
-        by: &Mover,
+        by: &Actor,
     ) -> Result<()> {
         let destroyed = async {
             let (_, instance) = self.transitions.begin(id, State::Destroyed, by).await?;
@@ -183,7 +183,7 @@ impl Recovery {
             }
             Verdict::Destroy => {
                 self.end(process, live).await?;
-                let destroyed = self.destroy_live(live, instance.id, &Mover::Force);
+                let destroyed = self.destroy_live(live, instance.id, &Actor::Force);
                 self.auditor.as_agent_on("instance.destroy", instance.id, destroyed).await
             }
             Verdict::Fail(reason) => {

@@ -6,26 +6,26 @@ use super::slot::{Live, Slot};
 use crate::Error;
 use crate::deadlines::SEIZE;
 use crate::error::MachineError;
-use mvm_model::{InstanceId, Mover};
+use mvm_model::{Actor, InstanceId};
 use tokio::sync::MutexGuard;
 
 impl Instances {
     /// Returns the gate of an instance that is to be destroyed on behalf of `by`. Waits for the
     /// instance's guest are interrupted at once. If the gate is still held a moment later, the
     /// machine is killed, as if it had died by itself. No wait for the guest can begin before the
-    /// returned interrupt is dropped. The reconciler, and a mover that may not destroy the
+    /// returned interrupt is dropped. The reconciler, and an actor that may not destroy the
     /// instance, wait for the gate like any other operation.
     pub(super) async fn seize<'a>(
         &self,
         slot: &'a Slot,
         id: InstanceId,
-        by: &Mover,
+        by: &Actor,
     ) -> (MutexGuard<'a, Live>, Option<Interrupt>) {
         let interrupt = self
             .records
             .alone(|world| {
                 // The records cannot change meanwhile, so no lease can be made in between.
-                let may = *by != Mover::Agent && by.check(world.instances.get(&id)?).is_ok();
+                let may = *by != Actor::Agent && by.check(world.instances.get(&id)?).is_ok();
                 let why = || Error::from(MachineError::BeingDestroyed(id));
                 may.then(|| slot.waits.interrupt(why()))
             })

@@ -9,7 +9,7 @@ use crate::records::{RecordSet, Records, not_built};
 use crate::{Error, Result, now};
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
-use mvm_model::{CacheDisk, Instance, InstanceId, Intent, Mover, PoolRef, State, Tenant, WayUp};
+use mvm_model::{Actor, CacheDisk, Instance, InstanceId, Intent, PoolRef, State, Tenant, WayUp};
 use std::sync::Arc;
 
 /// How many ids are drawn to find one that no instance has.
@@ -56,7 +56,7 @@ impl Transitions {
         &self,
         id: InstanceId,
         to: State,
-        by: &Mover,
+        by: &Actor,
     ) -> Result<(Tenant, Instance)> {
         self.begin_with(id, to, by, |_| {}).await
     }
@@ -66,7 +66,7 @@ impl Transitions {
         &self,
         id: InstanceId,
         to: State,
-        by: &Mover,
+        by: &Actor,
         also: impl FnOnce(&mut Instance),
     ) -> Result<(Tenant, Instance)> {
         self.records
@@ -122,7 +122,7 @@ impl Transitions {
         &self,
         id: InstanceId,
         to: State,
-        by: &Mover,
+        by: &Actor,
         also: impl FnOnce(&mut Instance),
     ) -> Result<()> {
         self.records
@@ -138,7 +138,7 @@ impl Transitions {
     }
 
     /// Writes the outcome of a transition on behalf of `by`.
-    pub(super) async fn arrive(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
+    pub(super) async fn arrive(&self, id: InstanceId, to: State, by: &Actor) -> Result<()> {
         self.records
             .update(id, |instance| {
                 put_aside(instance, to, by);
@@ -152,7 +152,7 @@ impl Transitions {
         &self,
         id: InstanceId,
         to: State,
-        by: &Mover,
+        by: &Actor,
         way: WayUp,
     ) -> Result<()> {
         self.records
@@ -165,7 +165,7 @@ impl Transitions {
     }
 
     /// Handles an instance that is in the wanted state already: at most its lease is ended.
-    pub(super) async fn stay(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
+    pub(super) async fn stay(&self, id: InstanceId, to: State, by: &Actor) -> Result<()> {
         self.records
             .change(|world, changes| {
                 let mut instance = world.by_id(id)?.clone();
@@ -214,7 +214,7 @@ pub(super) fn reached(instance: &mut Instance, to: State) {
 }
 
 /// Ends a manual lease if the transition makes it unnecessary.
-fn put_aside(instance: &mut Instance, to: State, by: &Mover) {
+fn put_aside(instance: &mut Instance, to: State, by: &Actor) {
     if by.gives_up(instance, to) {
         instance.lease = None;
     }
@@ -225,7 +225,7 @@ pub(super) fn admit<'a>(
     world: &'a RecordSet,
     id: InstanceId,
     to: State,
-    by: &Mover,
+    by: &Actor,
 ) -> Result<&'a Instance> {
     let instance = world.by_id(id)?;
     by.check(instance)?;

@@ -15,7 +15,7 @@ use crate::state_dir::remove_file;
 use crate::{Error, Result};
 use mvm_hypervisor::Machine;
 use mvm_model::recovery::Snapshot;
-use mvm_model::{Instance, InstanceId, Mover, State, Tenant, WayUp};
+use mvm_model::{Actor, Instance, InstanceId, State, Tenant, WayUp};
 use std::sync::Arc;
 
 /// Why a machine could not be woken.
@@ -35,7 +35,7 @@ impl Instances {
         live: &mut Live,
         id: InstanceId,
         to: State,
-        by: &Mover,
+        by: &Actor,
     ) -> Result<()> {
         let (tenant, instance) = self.transitions.begin(id, to, by).await?;
         let (machine, way) = match self.rouse(live, &tenant, &instance).await {

@@ -18,7 +18,7 @@ use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Hello;
 use mvm_model::audit::OK;
 use mvm_model::job::{Artifact, JobState, KeptRun, Outcome};
-use mvm_model::{Code, Fault, Instance, Job, JobId, Mover, State};
+use mvm_model::{Actor, Code, Fault, Instance, Job, JobId, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -180,7 +180,7 @@ impl Runner {
         let (dispatcher, machine) = (self.dispatcher.clone(), self.instance.id);
         let began = Instant::now();
         // A task of its own, so that a transition is completed even if the job is cut off.
-        let (bringer, by) = (dispatcher.clone(), Mover::of(&self.instance));
+        let (bringer, by) = (dispatcher.clone(), Actor::of(&self.instance));
         let brought =
             tokio::spawn(
                 async move { bringer.instances.bring(machine, State::Running, &by).await },

@@ -9,10 +9,10 @@ use crate::error::InternalError;
 use crate::instances::{HeldWarm, draw_ids, new_instance};
 use crate::lease_request::LeaseRequest;
 use crate::records::{RecordSet, Transaction};
+use mvm_model::actor::may_take;
 use mvm_model::cache;
 use mvm_model::choose::choose;
-use mvm_model::mover::may_take;
-use mvm_model::{Code, Instance, InstanceId, InstanceRef, Lease, Mover, PoolRef, State};
+use mvm_model::{Actor, Code, Instance, InstanceId, InstanceRef, Lease, PoolRef, State};
 
 /// How many instances are tried before the claim fails.
 const TRIES: usize = 3;
@@ -89,7 +89,7 @@ impl Leases {
         match warm {
             Some(warm) => warm.resume(&self.instances).await.map(|()| State::Warm),
             None => {
-                let by = Mover::Lease(lease.to_owned());
+                let by = Actor::Lease(lease.to_owned());
                 self.instances.bring(id, State::Running, &by).await
             }
         }

@@ -17,7 +17,7 @@ use mvm_api::types::{HeldBy, LeaseView};
 use mvm_model::admission::admit_state;
 use mvm_model::lease::Purpose;
 use mvm_model::recycling::{Ending, ending};
-use mvm_model::{Instance, InstanceId, Lease, Millis, Mover, PoolRef, State};
+use mvm_model::{Actor, Instance, InstanceId, Lease, Millis, PoolRef, State};
 use mvm_server::Peer;
 use std::sync::Arc;
 
@@ -120,7 +120,7 @@ impl Leases {
     /// Ends this lease and destroys its instance, whatever the pool's rule: the guest did not act
     /// in time and must not be asked for anything more.
     pub(crate) async fn discard(&self, id: InstanceId, lease: &str) {
-        let work = async { self.instances.destroy(id, &Mover::Lease(lease.to_owned())).await };
+        let work = async { self.instances.destroy(id, &Actor::Lease(lease.to_owned())).await };
         let held = async || self.records.read(|world| held_by(world, id, lease).is_some());
         if held().await
             && let Err(error) = self.auditor.as_agent_on("lease.end", id, work).await
@@ -184,7 +184,7 @@ impl Leases {
     }
 
     async fn recycle(&self, id: InstanceId, becomes: Ending, lease: &str) -> Result<()> {
-        let by = Mover::Lease(lease.to_owned());
+        let by = Actor::Lease(lease.to_owned());
         match becomes {
             Ending::Destroy => self.instances.destroy(id, &by).await,
             Ending::Sleep => match self.instances.bring(id, State::Sleeping, &by).await {

@@ -24,6 +24,12 @@ fn cut(lab: &Lab, verb: &str, vm: &str, delay: u64) -> Option<String> {
     let info: serde_json::Value = serde_json::from_slice(&info.stdout).expect("JSON");
     let state = info["state"].as_str().expect("state").to_owned();
     let alive = usize::from(["running", "warm"].contains(&state.as_str()));
+    if state == "sleeping" {
+        // If the agent was killed before the command reached it, the next agent has put the machine
+        // to sleep, and keeps the process for a while. The agent after that ends it.
+        lab.kill_agent();
+        assert_eq!(lab.state(vm), state);
+    }
     // The process of a machine that went to sleep may still be ending: its record comes first.
     wait_for(
         &format!("the process of one that is {state}, {verb} cut off after {delay} ms"),

@@ -17,7 +17,7 @@ use mvm_api::types::CreateTenant;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::{InstanceId, Lease, Mover, Quotas, Recycle, State};
+use mvm_model::{Actor, InstanceId, Lease, Quotas, Recycle, State};
 use mvm_server::Peer;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -188,9 +188,9 @@ async fn instance(
 ) -> crate::Result<InstanceId> {
     let made = agent.lifecycle.transitions.create(&runners(), None).await?;
     if state != State::Created {
-        agent.lifecycle.instances.bring(made.id, State::Running, &Mover::Agent).await?;
+        agent.lifecycle.instances.bring(made.id, State::Running, &Actor::Agent).await?;
         write(agent, made.id, MARK, "mine").await?;
-        agent.lifecycle.instances.bring(made.id, state, &Mover::Agent).await?;
+        agent.lifecycle.instances.bring(made.id, state, &Actor::Agent).await?;
     }
     agent.base.records.update(made.id, |instance| instance.lease = lease).await?;
     Ok(made.id)

@@ -10,10 +10,10 @@ use crate::deadlines::haste;
 use mvm_api::jobs::SubmitJob;
 use mvm_hypervisor::Halt;
 use mvm_hypervisor::sim::SimHypervisor;
+use mvm_model::actor::Actor;
 use mvm_model::event::{Event, GOES_ON};
 use mvm_model::halt::Cause;
 use mvm_model::job::JobSpec;
-use mvm_model::mover::Mover;
 use mvm_model::{Code, Instance, InstanceId, JobState, Recycle, State};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,7 +42,7 @@ fn agent<T>(host: &Host, work: impl AsyncFnOnce(&Arc<Agent>, &SimHypervisor) -> 
 async fn running(agent: &Arc<Agent>) -> Result<Instance> {
     pool(agent, Recycle::Reset, None).await?;
     let instance = agent.lifecycle.transitions.create(&runners(), None).await?;
-    agent.lifecycle.instances.bring(instance.id, State::Running, &Mover::Agent).await?;
+    agent.lifecycle.instances.bring(instance.id, State::Running, &Actor::Agent).await?;
     Ok(instance)
 }
 
@@ -115,13 +115,13 @@ fn a_machine_that_was_put_aside_is_not_one_that_is_paused() {
         agent.lifecycle.halted.set_terms(HOUR, room);
         let machine = running(agent).await?;
         let marker = agent.base.state_dir.marker(machine.id);
-        agent.lifecycle.instances.bring(machine.id, State::Warm, &Mover::Agent).await?;
+        agent.lifecycle.instances.bring(machine.id, State::Warm, &Actor::Agent).await?;
         sim.set_obstacle(&marker, full());
         free.store(64, Ordering::SeqCst);
         assert!(agent.views.instances.show(&machine.reference()).await?.paused.is_none());
         assert_eq!(sim.is_running(&marker), Some(false));
         sim.set_obstacle(&marker, None);
-        agent.lifecycle.instances.bring(machine.id, State::Running, &Mover::Agent).await?;
+        agent.lifecycle.instances.bring(machine.id, State::Running, &Actor::Agent).await?;
         assert_eq!(sim.is_running(&marker), Some(true));
         Ok(())
     });
@@ -180,7 +180,7 @@ fn a_broken_disk_and_a_crashed_guest_fail_their_machine_with_the_reason() {
             let marker = agent.base.state_dir.marker(machine.id);
             sim.set_obstacle(&marker, Some(halt));
             while told(agent, machine.id, 0, words).await.to != State::Failed {}
-            agent.lifecycle.instances.destroy(machine.id, &Mover::Agent).await?;
+            agent.lifecycle.instances.destroy(machine.id, &Actor::Agent).await?;
             assert_eq!(sim.is_running(&marker), None);
         }
         Ok(())
@@ -200,13 +200,13 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
         write(agent, machine.id, "/run/note", "mine").await?;
         // The lingering process of the sleeping machine is the one that finds no space.
         for from in [State::Warm, State::Sleeping] {
-            agent.lifecycle.instances.bring(machine.id, from, &Mover::Agent).await?;
+            agent.lifecycle.instances.bring(machine.id, from, &Actor::Agent).await?;
             sim.set_obstacle(&marker, full());
             free.store(0, Ordering::SeqCst);
             let since = agent.base.records.newest_event();
             haste::make(50);
             let refused =
-                agent.lifecycle.instances.bring(machine.id, State::Running, &Mover::Agent).await;
+                agent.lifecycle.instances.bring(machine.id, State::Running, &Actor::Agent).await;
             haste::make(1);
             assert_eq!(refused.expect_err("it does not answer").code(), Code::NoSpace);
             let view = agent.views.instances.show(&machine.reference()).await?;

@@ -3,9 +3,9 @@
 mod support;
 
 use mvm_model::Code;
+use mvm_model::actor::may_take;
 use mvm_model::lease::{Lease, Purpose};
-use mvm_model::mover::may_take;
-use mvm_model::{Mover, State};
+use mvm_model::{Actor, State};
 use support::instance;
 
 const PURPOSES: [Purpose; 4] = [Purpose::Run, Purpose::Template, Purpose::Manual, Purpose::Expose];
@@ -18,10 +18,10 @@ fn lease(holder: &str, purpose: Purpose) -> Lease {
 #[test]
 fn nobody_moves_what_another_holds() {
     let mut held = instance(1, State::Running);
-    let alice = Mover::Holder("alice".to_owned());
-    let lost = Mover::Lease("l-00000002".to_owned());
-    for mover in [Mover::Agent, alice.clone(), Mover::Force] {
-        assert_eq!(mover.check(&held), Ok(()), "{mover:?}: nobody holds it");
+    let alice = Actor::Holder("alice".to_owned());
+    let lost = Actor::Lease("l-00000002".to_owned());
+    for actor in [Actor::Agent, alice.clone(), Actor::Force] {
+        assert_eq!(actor.check(&held), Ok(()), "{actor:?}: nobody holds it");
     }
     assert_eq!(lost.check(&held).expect_err("ended").code, Code::LeaseEnded);
     for purpose in PURPOSES {
@@ -30,11 +30,11 @@ fn nobody_moves_what_another_holds() {
             let own = (holder, purpose) == ("alice", Purpose::Manual);
             assert_eq!(alice.check(&held).is_ok(), own, "{holder}, {purpose}");
             assert_eq!(may_take(&held, "alice").is_ok(), holder == "alice");
-            for mover in [Mover::of(&held), Mover::Force] {
-                assert_eq!(mover.check(&held), Ok(()), "{mover:?}");
+            for actor in [Actor::of(&held), Actor::Force] {
+                assert_eq!(actor.check(&held), Ok(()), "{actor:?}");
             }
-            for mover in [&Mover::Agent, &lost] {
-                let fault = mover.check(&held).expect_err("refused");
+            for actor in [&Actor::Agent, &lost] {
+                let fault = actor.check(&held).expect_err("refused");
                 assert_eq!(fault.code, Code::Leased);
                 for said in ["l-00000001", holder, &purpose.to_string()] {
                     assert!(fault.message.contains(said), "{fault}");
@@ -43,7 +43,7 @@ fn nobody_moves_what_another_holds() {
             for to in State::ALL {
                 let aside = own && to != State::Running;
                 assert_eq!(alice.gives_up(&held, to), aside, "{holder}, {purpose}, {to}");
-                assert!(!Mover::of(&held).gives_up(&held, to) && !Mover::Force.gives_up(&held, to));
+                assert!(!Actor::of(&held).gives_up(&held, to) && !Actor::Force.gives_up(&held, to));
             }
         }
     }

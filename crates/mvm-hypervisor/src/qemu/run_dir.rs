@@ -25,7 +25,7 @@ pub(super) fn channel_socket(dir: &Path) -> PathBuf {
 
 /// What a new process inherits besides its logs.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Inherited {
     /// Listening socket for QMP.
     pub(super) qmp: UnixListener,
     /// Listening socket for the guest channel.
@@ -38,7 +38,7 @@ pub(super) struct Place {
 
 /// Makes the directory ready for a new process. Error: `already_running` if one lives in it. A
 /// `fresh` machine has its console emptied; a restored one goes on with its own.
-pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Place> {
+pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Inherited> {
     let failed = |path: &Path| {
         let (id, path) = (spec.id.clone(), path.to_owned());
         move |source: io::Error| spawn_failed(id, &path, source)
@@ -71,7 +71,7 @@ pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Place> {
         remove(&path).and_then(|()| UnixListener::bind(&path)).map_err(failed(&path))
     };
     let (qmp, channel) = (listen(qmp_socket(&spec.dir))?, listen(channel_socket(&spec.dir))?);
-    Ok(Place { qmp, channel, lock, log })
+    Ok(Inherited { qmp, channel, lock, log })
 }
 
 /// Takes the lock of a machine's directory; `None` if a process holds it, or no machine ever ran

@@ -8,7 +8,7 @@ use mvm_code::Code;
 
 /// On whose behalf an instance is moved from one state to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mover {
+pub enum Actor {
     /// The reconciler and the policy: they leave alone what anybody holds.
     Agent,
     /// The holder of the lease with this id, and the agent that ends it.
@@ -20,32 +20,32 @@ pub enum Mover {
     Force,
 }
 
-impl Mover {
-    /// Returns the mover that the instance's lease stands for; the agent, where it has no lease.
-    pub fn of(instance: &Instance) -> Mover {
-        instance.lease.as_ref().map_or(Mover::Agent, |lease| Mover::Lease(lease.id.clone()))
+impl Actor {
+    /// Returns the actor that the instance's lease stands for; the agent, where it has no lease.
+    pub fn of(instance: &Instance) -> Actor {
+        instance.lease.as_ref().map_or(Actor::Agent, |lease| Actor::Lease(lease.id.clone()))
     }
 
-    /// Checks whether the mover may move the instance. The fault names the lease that forbids it,
+    /// Checks whether the actor may move the instance. The fault names the lease that forbids it,
     /// its holder and what it is for.
     pub fn check(&self, instance: &Instance) -> Result<(), Fault> {
         match (self, &instance.lease) {
-            (Mover::Force, _) | (Mover::Agent | Mover::Holder(_), None) => Ok(()),
-            (Mover::Holder(_), Some(lease)) if self.holds(lease) => Ok(()),
-            (Mover::Lease(id), Some(lease)) if lease.id == *id => Ok(()),
-            (Mover::Lease(id), None) => Err(ended(instance, id)),
+            (Actor::Force, _) | (Actor::Agent | Actor::Holder(_), None) => Ok(()),
+            (Actor::Holder(_), Some(lease)) if self.holds(lease) => Ok(()),
+            (Actor::Lease(id), Some(lease)) if lease.id == *id => Ok(()),
+            (Actor::Lease(id), None) => Err(ended(instance, id)),
             (_, Some(lease)) => Err(leased(instance, lease)),
         }
     }
 
-    /// Returns whether the mover gives up the instance's lease by bringing it to `to`: a holder
+    /// Returns whether the actor gives up the instance's lease by bringing it to `to`: a holder
     /// that puts a machine aside needs it no more. A start or wake keeps the lease.
     pub fn gives_up(&self, instance: &Instance, to: State) -> bool {
         to != State::Running && instance.lease.as_ref().is_some_and(|lease| self.holds(lease))
     }
 
     fn holds(&self, lease: &Lease) -> bool {
-        let Mover::Holder(holder) = self else { return false };
+        let Actor::Holder(holder) = self else { return false };
         lease.purpose == Purpose::Manual && lease.holder == *holder
     }
 }
