@@ -91,6 +91,27 @@ async fn output_is_whole_however_often_its_host_is_killed() {
     assert_eq!(to_the_end(&mut program, &mut seen).await.code, Some(3));
 }
 
+/// A host that takes the place of one that has acknowledged nothing says what it has: the program,
+/// whose output has filled the memory, goes on.
+#[tokio::test]
+async fn what_the_next_host_has_already_is_not_waited_for() {
+    let agent = Agent::new(Powers::Tame);
+    let script = "seq 1 400000";
+    let channel = session(&agent).await;
+    let mut program = channel.exec(kept("k", 0, script)).await.expect("started");
+    let mut seen = Vec::new();
+    let silence = Duration::from_secs(1);
+    // Once the memory is full nothing comes any more.
+    while tokio::time::timeout(silence, next(&mut program, &mut seen, false)).await.is_ok() {}
+    drop(program);
+    channel.close().await;
+    let channel = session(&agent).await;
+    let mut program = channel.exec(kept("k", seen.len() as u64, script)).await.expect("attached");
+    assert_eq!(to_the_end(&mut program, &mut seen).await.code, Some(0));
+    let whole: String = (1..=400_000).map(|n| format!("{n}\n")).collect();
+    assert!(seen == whole.as_bytes());
+}
+
 /// Output that exceeds the memory goes to the disk while no host is attached; the program does not
 /// wait.
 #[tokio::test]

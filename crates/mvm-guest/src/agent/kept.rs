@@ -116,7 +116,10 @@ impl Registry {
     ) -> Result<()> {
         let kept = self.find(&request, &keep)?;
         let attached = Attached::new(&kept);
-        let place = locked(&kept.spool).place(keep.offset);
+        // What the host has need not be kept: where a host was killed before it could acknowledge that,
+        // the program would wait for the word, and the next host for more output.
+        let place = locked(&kept.spool).take_up(keep.offset);
+        kept.bump();
         let Some(from) = place else {
             let what = format!("the program {} has not printed {} bytes", keep.key, keep.offset);
             return Err(refusal(Code::InvalidValue, what));

@@ -156,8 +156,15 @@ impl Spool {
 
     /// Returns where a host that has everything before `offset` continues: there, or where the kept
     /// output begins. `None` if the program has not printed that much.
-    pub fn place(&self, offset: u64) -> Option<u64> {
+    fn place(&self, offset: u64) -> Option<u64> {
         (offset <= self.end()).then(|| offset.max(self.base))
+    }
+
+    /// Takes up where a host that has everything before `offset` continues, and forgets what it has.
+    pub fn take_up(&mut self, offset: u64) -> Option<u64> {
+        let place = self.place(offset)?;
+        self.acknowledge(offset);
+        Some(place)
     }
 
     /// Forgets everything before `offset`, which the host has.
