@@ -146,6 +146,7 @@ impl Tool {
                 // A program that does not read its input shows the reason in its status.
                 let _ = pipe.write_all(&self.stdin).await;
             }
+            Ok(())
         };
         let io = |e| Error::io("run", &self.program, e);
         let most = self.limits.output;
@@ -164,7 +165,6 @@ impl Tool {
             }
         };
         let told = async { Ok(lines(stderr, &mut on_line).await) };
-        let feed = async { Ok(feed.await) };
         let (stdout, stderr, ()) = tokio::try_join!(collect, told, feed)?;
         let status = child.wait().await.map_err(io)?;
         Ok(Ended { status, stdout, stderr })
