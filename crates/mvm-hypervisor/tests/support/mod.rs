@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The user that confined machines run as in tests; it needs no entry in passwd.
-pub const USER: u32 = 54_321;
+pub const USER: u32 = mvm_hypervisor::CONFINED_UIDS.start;
 
 /// Records nothing.
 pub fn unrecorded(_: &ProcessIdentity) {}
