@@ -112,17 +112,22 @@ fn imports_stand_in_one_block() {
     assert!(faults.is_empty(), "remove the blank line before:\n{}", faults.join("\n"));
 }
 
+/// Fails where something was found that is no exception, and where an exception was not found.
+fn but_for(found: &[String], exceptions: &[(&str, &str)], what: &str) {
+    let known = |line: &String| exceptions.iter().any(|(name, _)| line.starts_with(name));
+    let new: Vec<&String> = found.iter().filter(|line| !known(line)).collect();
+    assert!(new.is_empty(), "{what}: {new:#?}");
+    let there = |name: &str| found.iter().any(|line| line.starts_with(name));
+    let mended: Vec<_> = exceptions.iter().filter(|(name, _)| !there(name)).collect();
+    assert!(mended.is_empty(), "mended, take them off the exceptions: {mended:#?}");
+}
+
 #[test]
 fn no_struct_holds_everything() {
     // The model's structs are data, namely records and documents, with as many fields as they need.
     let crates = all().into_iter().filter(|one| one.name != "mvm-model");
     let found: Vec<String> = crates.flat_map(|one| sizes::too_large(&one)).collect();
-    let known = |line: &String| exceptions::LARGE.iter().any(|(name, _)| line.starts_with(name));
-    let new: Vec<&String> = found.iter().filter(|line| !known(line)).collect();
-    assert!(new.is_empty(), "too large: {new:#?}");
-    let there = |name: &str| found.iter().any(|line| line.starts_with(name));
-    let mended: Vec<_> = exceptions::LARGE.iter().filter(|(name, _)| !there(name)).collect();
-    assert!(mended.is_empty(), "not too large any more, take them off: {mended:#?}");
+    but_for(&found, &exceptions::LARGE, "too large");
 }
 
 #[test]
@@ -130,10 +135,5 @@ fn nothing_blocks_the_executor() {
     let servers = ["mvm-server", "mvm-node", "mvm-coordinator"];
     let servers = all().into_iter().filter(|one| servers.contains(&one.name.as_str()));
     let found: Vec<String> = servers.flat_map(|one| blocking::blocked(&one)).collect();
-    let known = |line: &String| exceptions::BLOCKING.iter().any(|(name, _)| line.starts_with(name));
-    let new: Vec<&String> = found.iter().filter(|line| !known(line)).collect();
-    assert!(new.is_empty(), "give these to `blocking`: {new:#?}");
-    let there = |name: &str| found.iter().any(|line| line.starts_with(name));
-    let mended: Vec<_> = exceptions::BLOCKING.iter().filter(|(name, _)| !there(name)).collect();
-    assert!(mended.is_empty(), "these do not block any more, take them off: {mended:#?}");
+    but_for(&found, &exceptions::BLOCKING, "give these to `blocking`");
 }
