@@ -2,7 +2,7 @@
 //! and its users.
 
 use mvm_model::fleet::{Duty, FleetState, NodeStatus, Unplaced};
-use mvm_model::{AnyCode, Counts, DesiredState, InstanceRef, Millis, Name, PoolRef};
+use mvm_model::{AnyCode, Counts, DesiredState, InstanceRef, LeaseId, Millis, Name, PoolRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -55,14 +55,14 @@ pub struct RenewClaims {
     /// The leader that sends the request.
     pub leader: Leader,
     /// The ids of the claims.
-    pub claims: Vec<String>,
+    pub claims: Vec<LeaseId>,
 }
 
 /// A claim for which a node holds a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeldClaim {
     /// The claim's id, which is the lease's id.
-    pub id: String,
+    pub id: LeaseId,
     /// The leased instance.
     pub instance: InstanceRef,
     /// When the lease ends unless it is extended; ms since the Unix epoch.

@@ -1,6 +1,6 @@
 //! The paths of the API.
 
-use mvm_model::{InstanceRef, Name, PoolRef};
+use mvm_model::{InstanceRef, LeaseId, Name, PoolRef};
 
 /// The agent itself.
 pub const AGENT: &str = "/v1/agent";
@@ -101,12 +101,12 @@ pub const FLEET_STATUS_OF_LEADER: &str = "/v1/fleet/status?leader=true";
 pub const NODES: &str = "/v1/nodes";
 
 /// Returns the path of one claim of a fleet on a node.
-pub fn node_claim(id: &str) -> String {
+pub fn node_claim(id: LeaseId) -> String {
     format!("{NODE_CLAIMS}/{id}")
 }
 
 /// Returns the path that ends a claim.
-pub fn node_claim_end(id: &str) -> String {
+pub fn node_claim_end(id: LeaseId) -> String {
     format!("{NODE_CLAIMS}/{id}/end")
 }
 

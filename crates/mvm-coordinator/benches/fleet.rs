@@ -17,7 +17,9 @@ use mvm_model::fleet::{
 };
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Counts, InstanceId, InstanceRef, Lease, Name, PoolRef, Quotas, Resources, State};
+use mvm_model::{
+    Counts, InstanceId, InstanceRef, Lease, LeaseId, Name, PoolRef, Quotas, Resources, State,
+};
 use mvm_store::testing::EtcdCluster;
 use mvm_store::{EtcdStore, SqliteStore, Store};
 use std::collections::BTreeMap;
@@ -123,10 +125,10 @@ async fn replace(fleet: &Arc<ClusterState>, nodes: &Simulation, count: usize) {
 /// Makes one claim and gives it back at once. Returns how long it took from `began`, in µs.
 async fn one(fleet: &Arc<ClusterState>, serial: &AtomicU64, tenant: usize, began: Instant) -> u64 {
     let pool: PoolRef = format!("t{tenant}/a").parse().expect("a pool");
-    let id = format!("l-{:016x}", serial.fetch_add(1, Ordering::Relaxed));
-    let (_, node) = fleet.claim(&id, &pool, "operator:bench").await.expect("a claim");
+    let id = LeaseId::of_claim(serial.fetch_add(1, Ordering::Relaxed));
+    let (_, node) = fleet.claim(id, &pool, "operator:bench").await.expect("a claim");
     let took = began.elapsed().as_micros() as u64;
-    fleet.end_claim(&id, &node).await;
+    fleet.end_claim(id, &node).await;
     took
 }
 
@@ -294,7 +296,7 @@ impl Connector for Simulation {
 /// A node that carries out its whole document at once.
 struct Simulated {
     status: watch::Sender<NodeStatus>,
-    claims: Mutex<BTreeMap<String, InstanceRef>>,
+    claims: Mutex<BTreeMap<LeaseId, InstanceRef>>,
     made: AtomicU32,
     dead: AtomicBool,
 }
@@ -387,7 +389,7 @@ impl NodeClient for Port {
         if self.0.dead.load(Ordering::Relaxed) { unreached() } else { Ok(Vec::new()) }
     }
 
-    async fn claim(&self, id: &str, claim: &NodeClaim) -> Result<Claim, Refused> {
+    async fn claim(&self, id: LeaseId, claim: &NodeClaim) -> Result<Claim, Refused> {
         if self.0.dead.load(Ordering::Relaxed) {
             return unreached();
         }
@@ -395,10 +397,10 @@ impl NodeClient for Port {
         let number = self.0.made.fetch_add(1, Ordering::Relaxed);
         let reference =
             InstanceRef { pool: claim.pool.clone(), id: InstanceId::from_number(number) };
-        self.0.claims.lock().expect("claims").insert(id.to_owned(), reference.clone());
+        self.0.claims.lock().expect("claims").insert(id, reference.clone());
         self.0.leased(&claim.pool, 1);
         let lease = Lease {
-            id: id.to_owned(),
+            id,
             holder: claim.holder.clone(),
             purpose: Purpose::Run,
             since: 0,
@@ -408,12 +410,12 @@ impl NodeClient for Port {
         Ok(Claim { reference, from: State::Warm, way_up: None, took_ms: 2.0, lease })
     }
 
-    async fn renew(&self, _: &RenewClaims) -> Result<Vec<String>, Refused> {
+    async fn renew(&self, _: &RenewClaims) -> Result<Vec<LeaseId>, Refused> {
         Ok(Vec::new())
     }
 
-    async fn end(&self, id: &str, _: &Leader) -> Result<(), Refused> {
-        let ended = self.0.claims.lock().expect("claims").remove(id);
+    async fn end(&self, id: LeaseId, _: &Leader) -> Result<(), Refused> {
+        let ended = self.0.claims.lock().expect("claims").remove(&id);
         if let Some(reference) = ended {
             self.0.leased(&reference.pool, -1);
         }

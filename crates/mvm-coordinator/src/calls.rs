@@ -9,7 +9,7 @@ use crate::{Error, Result, now, planner, wall};
 use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
 use mvm_api::types::Claim;
 use mvm_model::fleet::{Duty, FleetState, Placement, place};
-use mvm_model::{Counts, Name, PoolRef};
+use mvm_model::{Counts, LeaseId, Name, PoolRef};
 use mvm_store::Expect;
 use std::sync::Arc;
 
@@ -103,24 +103,24 @@ impl ClusterState {
         }
     }
 
-    /// Claims an instance, and returns it with the node that it is on. `id` is `l-` and 16
-    /// hexadecimal digits; the same id is the same claim. Only the leader may be asked.
+    /// Claims an instance, and returns it with the node that it is on. The same id is the same claim.
+    /// Only the leader may be asked.
     pub async fn claim(
         self: &Arc<Self>,
-        id: &str,
+        id: LeaseId,
         pool: &PoolRef,
         holder: &str,
     ) -> Result<(Claim, Name)> {
-        let (id, pool, holder) = (id.to_owned(), pool.clone(), holder.to_owned());
+        let (pool, holder) = (pool.clone(), holder.to_owned());
         let lead = self.lead().ok_or(Error::Succeeded)?;
         let order = ClaimOrder { id, pool, holder, lease_s: None, again: false };
         claim_dispatch::serve(self, &lead, &order, std::future::pending()).await
     }
 
     /// Ends a claim; returns when its node has ended the lease.
-    pub async fn end_claim(self: &Arc<Self>, id: &str, node: &Name) {
+    pub async fn end_claim(self: &Arc<Self>, id: LeaseId, node: &Name) {
         if let Some(lead) = self.lead() {
-            claim_dispatch::release(self.clone(), lead, id.to_owned(), node.clone()).await;
+            claim_dispatch::release(self.clone(), lead, id, node.clone()).await;
         }
     }
 

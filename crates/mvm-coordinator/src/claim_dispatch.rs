@@ -13,8 +13,8 @@ use crate::state::ClusterState;
 use crate::{Error, Result, now};
 use mvm_api::fleet::HeldClaim;
 use mvm_api::types::Claim;
-use mvm_model::Name;
 use mvm_model::fleet::{Asking, NodeOffer, Outcome, node_offer};
+use mvm_model::{LeaseId, Name};
 use mvm_store::Expect;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,23 +76,23 @@ pub(crate) async fn serve(
     gone: impl Future<Output = ()>,
 ) -> Result<(Claim, Name)> {
     let mut gone = std::pin::pin!(gone);
-    match fleet.claims.orphan(&order.id)? {
+    match fleet.claims.orphan(order.id)? {
         Some(record) => return reattach(fleet, lead, order, record, gone).await,
         None if order.again => return Err(Error::ClaimEnded),
         None => {}
     }
     let patience = fleet.options.patience;
-    let mut told = fleet.claims.queue(&order.id, &order.pool, patience)?;
+    let mut told = fleet.claims.queue(order.id, &order.pool, patience)?;
     let ends = Instant::now() + patience;
     let mut expect = Expect::Absent;
     for _ in 0..TRIES {
         let grant = tokio::select! {
             grant = &mut told => grant.map_err(|_| Error::Succeeded)?,
-            () = tokio::time::sleep_until(ends) => match fleet.claims.cancel(&order.id) {
+            () = tokio::time::sleep_until(ends) => match fleet.claims.cancel(order.id) {
                 true => return Err(waited(order, patience)),
                 false => told.await.map_err(|_| Error::Succeeded)?,
             },
-            () = &mut gone => match fleet.claims.cancel(&order.id) {
+            () = &mut gone => match fleet.claims.cancel(order.id) {
                 true => return Err(Error::ClientGone),
                 false => told.await.map_err(|_| Error::Succeeded)?,
             },
@@ -106,34 +106,34 @@ pub(crate) async fn serve(
         let writer = fleet.claims.writer()?;
         let write = put(format!("{CLAIMS}{}", order.id), &record, expect);
         if let Err(error) = writer.put(write).await {
-            fleet.claims.settle(&order.id, Outcome::Failed);
+            fleet.claims.settle(order.id, Outcome::Failed);
             // The record may have been written: it is removed, and the claim can be asked for
             // again.
-            fleet.claims.conclude(&order.id);
+            fleet.claims.conclude(order.id);
             return Err(error);
         }
         expect = Expect::Any;
         match ask(fleet, lead, order, &grant.node, Asking::new(now())).await {
             Ok(claim) => {
-                fleet.claims.settle(&order.id, Outcome::Served);
+                fleet.claims.settle(order.id, Outcome::Served);
                 fleet.nodes.places.note(claim.reference.to_string(), &grant.node);
                 return Ok((claim, grant.node));
             }
-            Err(Unserved::Elsewhere(_)) => told = fleet.claims.again(&order.id)?,
+            Err(Unserved::Elsewhere(_)) => told = fleet.claims.again(order.id)?,
             Err(unserved) => {
                 // The record stays: the node is asked to end it when it is reached again.
-                fleet.claims.settle(&order.id, Outcome::Failed);
+                fleet.claims.settle(order.id, Outcome::Failed);
                 let node = grant.node.clone();
-                tokio::spawn(release(fleet.clone(), lead.clone(), order.id.clone(), node));
+                tokio::spawn(release(fleet.clone(), lead.clone(), order.id, node));
                 return Err(asking::told(unserved, &grant.node));
             }
         }
     }
     // The last refusal has put the claim into the queue again.
-    if !fleet.claims.cancel(&order.id) {
-        fleet.claims.settle(&order.id, Outcome::Failed);
+    if !fleet.claims.cancel(order.id) {
+        fleet.claims.settle(order.id, Outcome::Failed);
     }
-    fleet.claims.conclude(&order.id);
+    fleet.claims.conclude(order.id);
     Err(Error::NoMachine { tries: TRIES, pool: order.pool.clone() })
 }
 
@@ -147,7 +147,7 @@ async fn reattach(
     gone: impl Future<Output = ()>,
 ) -> Result<(Claim, Name)> {
     if (&record.pool, &record.holder) != (&order.pool, &order.holder) {
-        fleet.claims.put_back(&order.id, record);
+        fleet.claims.put_back(order.id, record);
         return Err(Error::OtherClaim);
     }
     let asking = Asking::anew(order.again, now());
@@ -162,21 +162,21 @@ async fn reattach(
         Ok(claim) => Ok((claim, record.node)),
         Err(unserved) => {
             let node = record.node.clone();
-            tokio::spawn(release(fleet.clone(), lead.clone(), order.id.clone(), node));
+            tokio::spawn(release(fleet.clone(), lead.clone(), order.id, node));
             Err(asking::told(unserved, &record.node))
         }
     }
 }
 
 /// Ends an orphan that no client comes back for, while this leadership lasts.
-async fn reap(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String) {
+async fn reap(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: LeaseId) {
     tokio::time::sleep(ORPHANED).await;
     if !fleet.leads_as(&lead) {
         return;
     }
-    let orphan = fleet.claims.take_orphan(&id);
+    let orphan = fleet.claims.take_orphan(id);
     if let Some(record) = orphan {
-        tracing::info!(claim = id, node = %record.node, "nobody came back for it");
+        tracing::info!(claim = %id, node = %record.node, "nobody came back for it");
         release(fleet, lead, id, record.node).await;
     }
 }
@@ -187,18 +187,18 @@ pub(crate) fn part(fleet: Arc<ClusterState>, lead: Arc<Lead>, order: &ClaimOrder
     if !fleet.leads_as(&lead) {
         return;
     }
-    let id = order.id.clone();
+    let id = order.id;
     let record = ClaimRecord {
         pool: order.pool.clone(),
         node: node.clone(),
         holder: order.holder.clone(),
         lease_s: order.lease_s,
     };
-    let parting = fleet.claims.part(&id, record);
+    let parting = fleet.claims.part(id, record);
     tokio::spawn(async move {
         tokio::time::sleep(PARTED).await;
-        if fleet.leads_as(&lead) && fleet.claims.take_parted(&id, parting).is_some() {
-            tracing::info!(claim = id, %node, "its client went away without a word");
+        if fleet.leads_as(&lead) && fleet.claims.take_parted(id, parting).is_some() {
+            tracing::info!(claim = %id, %node, "its client went away without a word");
             release(fleet, lead, id, node).await;
         }
     });
@@ -206,35 +206,35 @@ pub(crate) fn part(fleet: Arc<ClusterState>, lead: Arc<Lead>, order: &ClaimOrder
 
 /// Asks the node to end a claim that belongs to nobody. There is no record of it: where this fails
 /// the node ends it by itself.
-async fn end_stray(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: Name) {
-    tracing::warn!(claim = id, %node, "the node holds a claim of nobody's: it is ended");
+async fn end_stray(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: LeaseId, node: Name) {
+    tracing::warn!(claim = %id, %node, "the node holds a claim of nobody's: it is ended");
     let Ok(port) = fleet.node_client(&node) else { return };
-    match timeout(END, port.end(&id, &lead.leader)).await {
+    match timeout(END, port.end(id, &lead.leader)).await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => {
-            tracing::warn!(claim = id, %node, "not ended: {}", refused.into_error())
+            tracing::warn!(claim = %id, %node, "not ended: {}", refused.into_error())
         }
-        Err(_) => tracing::warn!(claim = id, %node, "not ended: no answer in time"),
+        Err(_) => tracing::warn!(claim = %id, %node, "not ended: no answer in time"),
     }
 }
 
 /// Asks the node to end the claim, for as long as that takes; another leadership goes on with it
 /// from the record, unless its client comes back.
-pub(crate) async fn release(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: Name) {
+pub(crate) async fn release(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: LeaseId, node: Name) {
     let mut pause = Duration::from_millis(100);
     while fleet.leads_as(&lead) {
         let known = fleet.view().nodes.contains_key(&node);
         let outcome = match fleet.node_client(&node) {
             _ if !known => Ok(()),
-            Ok(port) => timeout(END, port.end(&id, &lead.leader))
+            Ok(port) => timeout(END, port.end(id, &lead.leader))
                 .await
                 .unwrap_or_else(|_| Err(Refused::Unknown(Error::Timeout))),
             Err(refused) => Err(refused),
         };
         match outcome {
-            Ok(()) => return fleet.claims.conclude(&id),
+            Ok(()) => return fleet.claims.conclude(id),
             Err(refused) => {
-                tracing::debug!(claim = id, %node, "not ended: {}", refused.into_error())
+                tracing::debug!(claim = %id, %node, "not ended: {}", refused.into_error())
             }
         }
         tokio::time::sleep(pause).await;

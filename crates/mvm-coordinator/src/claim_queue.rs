@@ -8,7 +8,7 @@ use crate::writer::Writer;
 use crate::{Error, Result, now};
 use mvm_api::fleet::HeldClaim;
 use mvm_model::fleet::{ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome};
-use mvm_model::{Name, PoolRef};
+use mvm_model::{LeaseId, Name, PoolRef};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 #[derive(Clone, Debug)]
 pub(crate) struct ClaimOrder {
     /// The claim's id: the same one is the same claim.
-    pub id: String,
+    pub id: LeaseId,
     pub pool: PoolRef,
     pub holder: String,
     pub lease_s: Option<u64>,
@@ -39,14 +39,14 @@ pub(crate) struct ClaimQueue {
 struct Inner {
     claims: Claims,
     writer: Option<Writer>,
-    waiters: HashMap<String, oneshot::Sender<Grant>>,
+    waiters: HashMap<LeaseId, oneshot::Sender<Grant>>,
     /// Claims that an earlier leader served or whose connection broke, and that nobody has asked
     /// for since.
-    orphans: BTreeMap<String, ClaimRecord>,
+    orphans: BTreeMap<LeaseId, ClaimRecord>,
     /// How often a claim's connection has broken, over all claims.
     partings: u64,
     /// The number of the last parting of each claim whose connection broke.
-    parted: BTreeMap<String, u64>,
+    parted: BTreeMap<LeaseId, u64>,
 }
 
 impl ClaimQueue {
@@ -60,12 +60,12 @@ impl ClaimQueue {
     }
 
     /// Begins to lead, with the claims that earlier leaders have recorded.
-    pub fn begin(&self, writer: Writer, records: BTreeMap<String, ClaimRecord>) {
+    pub fn begin(&self, writer: Writer, records: BTreeMap<LeaseId, ClaimRecord>) {
         let mut inner = self.inner();
         *inner = Inner::new(self.limits, Some(writer));
         for (id, record) in &records {
             // Each counts as held until its node says otherwise.
-            inner.claims.adopt(id, &record.pool, &record.node, 0);
+            inner.claims.adopt(*id, &record.pool, &record.node, 0);
         }
         inner.orphans = records;
     }
@@ -106,17 +106,17 @@ impl ClaimQueue {
     /// Takes the list of claims that the node holds: those that it does not hold have ended, or
     /// never came there. Returns those whose client may come back for them, and those that are
     /// unknown here.
-    pub fn resolve(&self, node: &Name, held: &[HeldClaim]) -> (Vec<String>, Vec<String>) {
-        let held: BTreeSet<&str> = held.iter().map(|claim| claim.id.as_str()).collect();
+    pub fn resolve(&self, node: &Name, held: &[HeldClaim]) -> (Vec<LeaseId>, Vec<LeaseId>) {
+        let held: BTreeSet<LeaseId> = held.iter().map(|claim| claim.id).collect();
         let mut inner = self.inner();
         let here = inner.orphans.iter().filter(|(_, record)| record.node == *node);
-        let (there, gone): (Vec<String>, Vec<String>) =
-            here.map(|(id, _)| id.clone()).partition(|id| held.contains(id.as_str()));
+        let (there, gone): (Vec<LeaseId>, Vec<LeaseId>) =
+            here.map(|(id, _)| *id).partition(|id| held.contains(id));
         for id in gone {
             inner.orphans.remove(&id);
-            inner.conclude(&id);
+            inner.conclude(id);
         }
-        let strays = inner.claims.strays(node, held.iter().copied());
+        let strays = inner.claims.strays(node, held);
         (there, strays)
     }
 
@@ -128,7 +128,7 @@ impl ClaimQueue {
     /// Queues the claim. Errors: `queue_full`, `claim_lost` or `leader_changed`.
     pub fn queue(
         &self,
-        id: &str,
+        id: LeaseId,
         pool: &PoolRef,
         patience: Duration,
     ) -> Result<oneshot::Receiver<Grant>> {
@@ -139,26 +139,26 @@ impl ClaimQueue {
         }
         inner.claims.submit(id, pool, deadline).map_err(|refusal| refused(refusal, pool))?;
         let (tell, told) = oneshot::channel();
-        inner.waiters.insert(id.to_owned(), tell);
+        inner.waiters.insert(id, tell);
         inner.pump();
         Ok(told)
     }
 
     /// Queues the claim again in its old place, after its node has refused it. Errors:
     /// `leader_changed`, where the queue that the claim was in is gone.
-    pub fn again(&self, id: &str) -> Result<oneshot::Receiver<Grant>> {
+    pub fn again(&self, id: LeaseId) -> Result<oneshot::Receiver<Grant>> {
         let mut inner = self.inner();
         if inner.claims.node_of(id).is_none() {
             return Err(Error::Succeeded);
         }
         let (tell, told) = oneshot::channel();
-        inner.waiters.insert(id.to_owned(), tell);
+        inner.waiters.insert(id, tell);
         inner.claims.settle(id, Outcome::Refused);
         inner.pump();
         Ok(told)
     }
 
-    pub fn settle(&self, id: &str, outcome: Outcome) {
+    pub fn settle(&self, id: LeaseId, outcome: Outcome) {
         let mut inner = self.inner();
         inner.claims.settle(id, outcome);
         inner.pump();
@@ -166,62 +166,62 @@ impl ClaimQueue {
 
     /// Takes a claim out of the queue for which nobody waits any more; returns whether it was still
     /// there, and so was sent nowhere.
-    pub fn cancel(&self, id: &str) -> bool {
+    pub fn cancel(&self, id: LeaseId) -> bool {
         let mut inner = self.inner();
-        inner.waiters.remove(id);
+        inner.waiters.remove(&id);
         inner.claims.cancel(id)
     }
 
     /// Ends the claim; its record is removed a moment later.
-    pub fn conclude(&self, id: &str) {
+    pub fn conclude(&self, id: LeaseId) {
         let mut inner = self.inner();
         inner.conclude(id);
         inner.pump();
     }
 
     /// Takes the claim's orphan, if there is one.
-    pub fn orphan(&self, id: &str) -> Result<Option<ClaimRecord>> {
+    pub fn orphan(&self, id: LeaseId) -> Result<Option<ClaimRecord>> {
         let mut inner = self.inner();
         if inner.writer.is_none() {
             return Err(Error::Succeeded);
         }
-        inner.parted.remove(id);
-        Ok(inner.orphans.remove(id))
+        inner.parted.remove(&id);
+        Ok(inner.orphans.remove(&id))
     }
 
     /// Puts back an orphan that was taken in vain.
-    pub fn put_back(&self, id: &str, record: ClaimRecord) {
-        self.inner().orphans.insert(id.to_owned(), record);
+    pub fn put_back(&self, id: LeaseId, record: ClaimRecord) {
+        self.inner().orphans.insert(id, record);
     }
 
     /// Takes an orphan of an earlier leadership that nobody has come back for. One whose client was here since then,
     /// and has gone again, is left to [`ClaimQueue::take_parted`]: its time begins with the parting.
-    pub fn take_orphan(&self, id: &str) -> Option<ClaimRecord> {
+    pub fn take_orphan(&self, id: LeaseId) -> Option<ClaimRecord> {
         let mut inner = self.inner();
-        if inner.parted.contains_key(id) {
+        if inner.parted.contains_key(&id) {
             return None;
         }
-        inner.orphans.remove(id)
+        inner.orphans.remove(&id)
     }
 
     /// Keeps a claim whose connection broke. Returns the number of the parting.
-    pub fn part(&self, id: &str, record: ClaimRecord) -> u64 {
+    pub fn part(&self, id: LeaseId, record: ClaimRecord) -> u64 {
         let mut inner = self.inner();
         inner.partings += 1;
         let parting = inner.partings;
-        inner.orphans.insert(id.to_owned(), record);
-        inner.parted.insert(id.to_owned(), parting);
+        inner.orphans.insert(id, record);
+        inner.parted.insert(id, parting);
         parting
     }
 
     /// Takes a claim that nobody has come back for since that parting.
-    pub fn take_parted(&self, id: &str, parting: u64) -> Option<ClaimRecord> {
+    pub fn take_parted(&self, id: LeaseId, parting: u64) -> Option<ClaimRecord> {
         let mut inner = self.inner();
-        if inner.parted.get(id) != Some(&parting) {
+        if inner.parted.get(&id) != Some(&parting) {
             return None;
         }
-        inner.parted.remove(id);
-        inner.orphans.remove(id)
+        inner.parted.remove(&id);
+        inner.orphans.remove(&id)
     }
 
     pub fn writer(&self) -> Result<Writer> {
@@ -238,16 +238,16 @@ impl Inner {
     /// Sends out all claims that can be served now.
     fn pump(&mut self) {
         while let Some(grant) = self.claims.next_grant() {
-            let id = grant.claim.clone();
+            let id = grant.claim;
             // Where the claim's task has gone, nothing was written and no node was asked.
             let sent = self.waiters.remove(&id).is_some_and(|tell| tell.send(grant).is_ok());
             if !sent {
-                self.claims.settle(&id, Outcome::Failed);
+                self.claims.settle(id, Outcome::Failed);
             }
         }
     }
 
-    fn conclude(&mut self, id: &str) {
+    fn conclude(&mut self, id: LeaseId) {
         self.claims.end(id);
         if let Some(writer) = &self.writer {
             writer.delete(format!("{CLAIMS}{id}"));
@@ -282,14 +282,15 @@ mod tests {
             holder: "uid:0".to_owned(),
             lease_s: None,
         };
-        queue.put_back("left", record());
-        assert!(queue.take_orphan("left").is_some(), "an earlier leader's");
-        let first = queue.part("c", record());
-        let second = queue.part("c", record());
-        assert!(queue.take_orphan("c").is_none(), "its client was here since");
-        assert!(queue.take_parted("c", first).is_none(), "and came back once");
-        assert!(queue.take_parted("c", second).is_some());
-        assert!(queue.take_orphan("c").is_none());
+        let [left, parted] = [1, 2].map(LeaseId::of_claim);
+        queue.put_back(left, record());
+        assert!(queue.take_orphan(left).is_some(), "an earlier leader's");
+        let first = queue.part(parted, record());
+        let second = queue.part(parted, record());
+        assert!(queue.take_orphan(parted).is_none(), "its client was here since");
+        assert!(queue.take_parted(parted, first).is_none(), "and came back once");
+        assert!(queue.take_parted(parted, second).is_some());
+        assert!(queue.take_orphan(parted).is_none());
     }
 
     #[test]
@@ -297,6 +298,6 @@ mod tests {
         let queue = ClaimQueue::new(Limits { per_node: 1, per_tenant: 1, total: 1 });
         // The leadership ended while its node was asked: nobody would ever serve the claim.
         queue.finish();
-        assert!(matches!(queue.again("l-0123456789abcdef"), Err(Error::Succeeded)));
+        assert!(matches!(queue.again(LeaseId::of_claim(1)), Err(Error::Succeeded)));
     }
 }

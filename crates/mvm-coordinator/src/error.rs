@@ -1,7 +1,7 @@
 //! The errors of a coordinator.
 
 use mvm_api::{ClientError, Problem};
-use mvm_model::{AnyCode, Code, Fault, InstanceRef, JobId, Name, PoolRef};
+use mvm_model::{AnyCode, Code, Fault, InstanceRef, JobId, LeaseId, Name, PoolRef};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -198,7 +198,7 @@ pub enum Error {
     },
     /// An earlier request for the claim is still served.
     #[error("an earlier request for the claim {0} is still served")]
-    ClaimUnderWay(String),
+    ClaimUnderWay(LeaseId),
     /// The idempotency key names a claim of another pool or holder.
     #[error("this idempotency key is of another claim")]
     OtherClaim,

@@ -7,8 +7,8 @@ use crate::state::ClusterState;
 use crate::view::LeaderState;
 use crate::writer::Writer;
 use crate::{Error, Result, planner, renewal};
-use mvm_model::Name;
 use mvm_model::fleet::{Placement, Share};
+use mvm_model::{LeaseId, Name};
 use mvm_store::{Election, Leadership, Record};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ async fn lead(fleet: &Arc<ClusterState>, leadership: Leadership) -> Result<()> {
     let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));
     // What earlier leaders have decided.
     let shares: BTreeMap<Name, Share> = readable(fleet, SHARES).await?;
-    let claims: BTreeMap<String, ClaimRecord> = readable(fleet, CLAIMS).await?;
+    let claims: BTreeMap<LeaseId, ClaimRecord> = readable(fleet, CLAIMS).await?;
     tracing::info!(epoch = lead.leader.epoch, claims = claims.len(), "leads");
     fleet.view().placement = Arc::new(Placement { nodes: shares, unplaced: Vec::new() });
     fleet.claims.begin(Writer::start(fleet.store.clone(), lead.clone()), claims);

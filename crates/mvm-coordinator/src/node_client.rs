@@ -8,8 +8,8 @@ use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_api::{Client, ClientError, paths};
 use mvm_identity::tls::{Credentials, Expect};
-use mvm_model::Name;
 use mvm_model::fleet::NodeStatus;
+use mvm_model::{LeaseId, Name};
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -68,12 +68,12 @@ pub trait NodeClient: Send + Sync + 'static {
     /// Tells the node who leads; returns the claims that it holds.
     async fn leader(&self, leader: &Leader) -> Result<Vec<HeldClaim>, Refused>;
     /// Asks the node to serve a claim; the same id is the same claim.
-    async fn claim(&self, id: &str, claim: &NodeClaim) -> Result<Claim, Refused>;
+    async fn claim(&self, id: LeaseId, claim: &NodeClaim) -> Result<Claim, Refused>;
     /// Tells the node which claims have their client connected; returns those that it does not
     /// hold.
-    async fn renew(&self, claims: &RenewClaims) -> Result<Vec<String>, Refused>;
+    async fn renew(&self, claims: &RenewClaims) -> Result<Vec<LeaseId>, Refused>;
     /// Asks the node to end a claim.
-    async fn end(&self, id: &str, leader: &Leader) -> Result<(), Refused>;
+    async fn end(&self, id: LeaseId, leader: &Leader) -> Result<(), Refused>;
     /// Returns a client of the node's agent, for requests that are passed on; `None` where the node
     /// is simulated.
     fn http(&self) -> Option<Client>;
@@ -153,15 +153,15 @@ impl NodeClient for HttpClient {
         Ok(self.client.put(paths::NODE_LEADER, leader).await?)
     }
 
-    async fn claim(&self, id: &str, claim: &NodeClaim) -> Result<Claim, Refused> {
+    async fn claim(&self, id: LeaseId, claim: &NodeClaim) -> Result<Claim, Refused> {
         Ok(self.client.put(&paths::node_claim(id), claim).await?)
     }
 
-    async fn renew(&self, claims: &RenewClaims) -> Result<Vec<String>, Refused> {
+    async fn renew(&self, claims: &RenewClaims) -> Result<Vec<LeaseId>, Refused> {
         Ok(self.client.put(paths::NODE_CLAIMS, claims).await?)
     }
 
-    async fn end(&self, id: &str, leader: &Leader) -> Result<(), Refused> {
+    async fn end(&self, id: LeaseId, leader: &Leader) -> Result<(), Refused> {
         let _: serde_json::Value = self.client.put(&paths::node_claim_end(id), leader).await?;
         Ok(())
     }

@@ -7,8 +7,8 @@
 use crate::leadership::Lead;
 use crate::state::ClusterState;
 use mvm_api::fleet::RenewClaims;
-use mvm_model::Name;
 use mvm_model::lease::RENEW_MS;
+use mvm_model::{LeaseId, Name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,14 +30,17 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) {
     }
 }
 
-async fn tell(fleet: Arc<ClusterState>, lead: Arc<Lead>, node: Name, claims: BTreeSet<String>) {
+async fn tell(fleet: Arc<ClusterState>, lead: Arc<Lead>, node: Name, claims: BTreeSet<LeaseId>) {
     // The claims of a node out of reach are ended here when it is lost, and by the node itself.
     let Ok(port) = fleet.node_client(&node) else { return };
     let claims = claims.into_iter().collect();
     let renewed = RenewClaims { leader: lead.leader.clone(), claims };
     match timeout(RENEW, port.renew(&renewed)).await {
         Ok(Ok(gone)) if gone.is_empty() => {}
-        Ok(Ok(gone)) => tracing::info!(%node, ?gone, "the node holds these claims no more"),
+        Ok(Ok(gone)) => {
+            let gone: Vec<String> = gone.iter().map(LeaseId::to_string).collect();
+            tracing::info!(%node, ?gone, "the node holds these claims no more");
+        }
         Ok(Err(refused)) => {
             let error = refused.into_error();
             tracing::warn!(%node, code = %error.code(), "cannot renew claims: {error}");

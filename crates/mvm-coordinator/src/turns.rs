@@ -6,6 +6,7 @@
 //! one.
 
 use crate::{Error, Result};
+use mvm_model::LeaseId;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// The claims that are being served, by id.
 #[derive(Clone, Default)]
-pub(crate) struct Turns(Arc<Mutex<HashMap<String, Place>>>);
+pub(crate) struct Turns(Arc<Mutex<HashMap<LeaseId, Place>>>);
 
 /// How a later request reaches the one that has its turn.
 struct Place {
@@ -28,7 +29,7 @@ struct Place {
 
 /// The right to serve a claim, until it is dropped.
 pub(crate) struct Turn {
-    id: String,
+    id: LeaseId,
     turns: Turns,
     displaced: watch::Receiver<bool>,
     /// Dropped after the place is free: wakes the requests that wait for it.
@@ -36,26 +37,26 @@ pub(crate) struct Turn {
 }
 
 impl Turns {
-    fn map(&self) -> MutexGuard<'_, HashMap<String, Place>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<LeaseId, Place>> {
         self.0.lock()
     }
 
     /// Takes the place of the request that serves the claim. Errors: `claim_under_way`, where the
     /// earlier request does not give up its place in time.
-    pub async fn take(&self, id: &str) -> Result<Turn> {
+    pub async fn take(&self, id: LeaseId) -> Result<Turn> {
         let turn = timeout(GIVEN_UP, self.wait_for(id)).await;
-        turn.map_err(|_| Error::ClaimUnderWay(id.to_owned()))
+        turn.map_err(|_| Error::ClaimUnderWay(id))
     }
 
-    async fn wait_for(&self, id: &str) -> Turn {
+    async fn wait_for(&self, id: LeaseId) -> Turn {
         loop {
             let mut over = {
                 let mut map = self.map();
-                let Some(place) = map.get(id) else {
+                let Some(place) = map.get(&id) else {
                     let (displace, displaced) = watch::channel(false);
                     let (over, ended) = watch::channel(());
-                    map.insert(id.to_owned(), Place { displace, over: ended });
-                    return Turn { id: id.to_owned(), turns: self.clone(), displaced, _over: over };
+                    map.insert(id, Place { displace, over: ended });
+                    return Turn { id, turns: self.clone(), displaced, _over: over };
                 };
                 place.displace.send_replace(true);
                 place.over.clone()
@@ -94,12 +95,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_later_request_takes_the_place_of_the_earlier_one() {
-        let turns = Turns::default();
-        let first = turns.take("l-1").await.expect("nobody is there");
-        let other = turns.take("l-2").await.expect("another claim");
+        let (turns, [id, another]) = (Turns::default(), [1, 2].map(LeaseId::of_claim));
+        let first = turns.take(id).await.expect("nobody is there");
+        let other = turns.take(another).await.expect("another claim");
         assert!(!first.is_displaced() && first.displaced().now_or_never().is_none());
         let (asked, second) = (turns.clone(), turns.clone());
-        let second = tokio::spawn(async move { second.take("l-1").await });
+        let second = tokio::spawn(async move { second.take(id).await });
         first.displaced().await;
         assert!(first.is_displaced() && !other.is_displaced());
         assert!(!second.is_finished(), "the first has not given up its place");
@@ -107,6 +108,6 @@ mod tests {
         let second = second.await.expect("a task").expect("its turn");
         assert!(!second.is_displaced());
         drop(second);
-        asked.take("l-1").await.expect("it is free");
+        asked.take(id).await.expect("it is free");
     }
 }

@@ -5,7 +5,7 @@ use mvm_model::fleet::{
     Capacity, Claims, Duty, FleetNode, FleetState, Limits, NodeOffer, NodeStatus, Outcome,
     Placement, PoolOffer, Spread, node_document, place,
 };
-use mvm_model::{Counts, Name, PoolRef, Resources};
+use mvm_model::{Counts, LeaseId, Name, PoolRef, Resources};
 use std::collections::BTreeMap;
 
 fn main() {
@@ -120,12 +120,12 @@ fn a_thousand_claims(bencher: Bencher) {
     }
     bencher.with_inputs(|| claims.clone()).bench_values(|mut claims| {
         for id in 0..1000 {
-            let pool = &pools[id % pools.len()];
-            claims.submit(&id.to_string(), pool, 1).expect("room");
+            let pool = &pools[id as usize % pools.len()];
+            claims.submit(LeaseId::of_claim(id), pool, 1).expect("room");
         }
         while let Some(grant) = claims.next_grant() {
-            claims.settle(&grant.claim, Outcome::Served);
-            claims.end(&grant.claim);
+            claims.settle(grant.claim, Outcome::Served);
+            claims.end(grant.claim);
         }
         claims
     });

@@ -1,6 +1,7 @@
 //! On whose behalf an instance is moved, and what its lease says to that.
 
 use crate::error::Fault;
+use crate::id::LeaseId;
 use crate::instance::Instance;
 use crate::lease::{Lease, Purpose};
 use crate::state::State;
@@ -12,7 +13,7 @@ pub enum Actor {
     /// The reconciler and the policy: they leave alone what anybody holds.
     Agent,
     /// The holder of the lease with this id, and the agent that ends it.
-    Lease(String),
+    Lease(LeaseId),
     /// The person or program of this name: moves what nobody holds, and what it holds itself by a
     /// manual lease.
     Holder(String),
@@ -23,7 +24,7 @@ pub enum Actor {
 impl Actor {
     /// Returns the actor that the instance's lease stands for; the agent, where it has no lease.
     pub fn of(instance: &Instance) -> Actor {
-        instance.lease.as_ref().map_or(Actor::Agent, |lease| Actor::Lease(lease.id.clone()))
+        instance.lease.as_ref().map_or(Actor::Agent, |lease| Actor::Lease(lease.id))
     }
 
     /// Checks whether the actor may move the instance. The fault names the lease that forbids it,
@@ -33,7 +34,7 @@ impl Actor {
             (Actor::Force, _) | (Actor::Agent | Actor::Holder(_), None) => Ok(()),
             (Actor::Holder(_), Some(lease)) if self.holds(lease) => Ok(()),
             (Actor::Lease(id), Some(lease)) if lease.id == *id => Ok(()),
-            (Actor::Lease(id), None) => Err(ended(instance, id)),
+            (Actor::Lease(id), None) => Err(ended(instance, *id)),
             (_, Some(lease)) => Err(leased(instance, lease)),
         }
     }
@@ -58,13 +59,13 @@ pub fn may_take(instance: &Instance, holder: &str) -> Result<(), Fault> {
     }
 }
 
-fn ended(instance: &Instance, id: &str) -> Fault {
+fn ended(instance: &Instance, id: LeaseId) -> Fault {
     let what = format!("the lease {id} on instance {} has ended", instance.reference());
     Fault::new(Code::LeaseEnded, what).hint("see who has what: mvm lease list")
 }
 
 fn leased(instance: &Instance, lease: &Lease) -> Fault {
-    let (reference, id, holder) = (instance.reference(), &lease.id, &lease.holder);
+    let (reference, id, holder) = (instance.reference(), lease.id, &lease.holder);
     let (what, hint) = match lease.purpose {
         Purpose::Run => ("a job of ", "wait for the job or cancel it".to_owned()),
         Purpose::Template => ("the making of a template: ", "wait until that is done".to_owned()),

@@ -5,6 +5,7 @@
 //! whose holder has not been seen for [`HOLD_MS`] is over.
 
 use crate::Millis;
+use crate::id::LeaseId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -46,7 +47,7 @@ impl fmt::Display for Purpose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lease {
     /// The lease's id: `l-` and eight hexadecimal digits.
-    pub id: String,
+    pub id: LeaseId,
     /// The holder: `uid:0`, or a client's name.
     pub holder: String,
     /// The lease's purpose.
@@ -95,7 +96,7 @@ impl Lease {
 #[derive(Clone, Debug)]
 pub struct Holders {
     started: Millis,
-    signs: HashMap<String, Sign>,
+    signs: HashMap<LeaseId, Sign>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,31 +113,31 @@ impl Holders {
     }
 
     /// Notes that somebody holds the lease from now on, until [`Holders::let_go`].
-    pub fn hold(&mut self, lease: &str) {
-        self.signs.entry(lease.to_owned()).or_default().open += 1;
+    pub fn hold(&mut self, lease: LeaseId) {
+        self.signs.entry(lease).or_default().open += 1;
     }
 
     /// Notes that one of the lease's holders has let it go.
-    pub fn let_go(&mut self, lease: &str, now: Millis) {
-        if let Some(sign) = self.signs.get_mut(lease) {
+    pub fn let_go(&mut self, lease: LeaseId, now: Millis) {
+        if let Some(sign) = self.signs.get_mut(&lease) {
             *sign = Sign { open: sign.open.saturating_sub(1), seen: now };
         }
     }
 
     /// Notes that the holder of the lease has shown itself.
-    pub fn renew(&mut self, lease: &str, now: Millis) {
-        let sign = self.signs.entry(lease.to_owned()).or_default();
+    pub fn renew(&mut self, lease: LeaseId, now: Millis) {
+        let sign = self.signs.entry(lease).or_default();
         sign.seen = sign.seen.max(now);
     }
 
     /// Returns whether somebody holds the lease here and now.
-    pub fn is_held(&self, lease: &str) -> bool {
-        self.signs.get(lease).is_some_and(|sign| sign.open > 0)
+    pub fn is_held(&self, lease: LeaseId) -> bool {
+        self.signs.get(&lease).is_some_and(|sign| sign.open > 0)
     }
 
     /// Returns when a holder of the lease was seen last; `now` while one holds it here.
-    pub fn seen(&self, lease: &str, now: Millis) -> Millis {
-        match self.signs.get(lease) {
+    pub fn seen(&self, lease: LeaseId, now: Millis) -> Millis {
+        match self.signs.get(&lease) {
             Some(sign) if sign.open > 0 => now,
             Some(sign) => sign.seen.max(self.started),
             None => self.started,
@@ -144,7 +145,7 @@ impl Holders {
     }
 
     /// Forgets the leases that are gone and that nobody holds.
-    pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
-        self.signs.retain(|lease, sign| sign.open > 0 || is_there(lease));
+    pub fn retain(&mut self, is_there: impl Fn(LeaseId) -> bool) {
+        self.signs.retain(|lease, sign| sign.open > 0 || is_there(*lease));
     }
 }

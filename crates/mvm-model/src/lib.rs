@@ -61,7 +61,7 @@ pub use desired::DesiredState;
 pub use egress::{Egress, EgressMode};
 pub use error::Fault;
 pub use fleet::FleetState;
-pub use id::{InstanceId, JobId};
+pub use id::{InstanceId, JobId, LeaseId};
 pub use instance::Instance;
 pub use job::{Job, JobSpec, JobState};
 pub use lease::Lease;

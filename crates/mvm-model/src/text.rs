@@ -17,3 +17,21 @@ macro_rules! string_conversions {
     )*};
 }
 pub(crate) use string_conversions;
+
+/// Describes a type in schemas as the plain type that it is written as, with nothing more.
+macro_rules! plain_schema {
+    ($type:ty as $plain:ty) => {
+        impl schemars::JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                <$plain as schemars::JsonSchema>::schema_name()
+            }
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                <$plain as schemars::JsonSchema>::json_schema(generator)
+            }
+        }
+    };
+}
+pub(crate) use plain_schema;

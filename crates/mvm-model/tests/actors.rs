@@ -5,13 +5,13 @@ mod support;
 use mvm_model::Code;
 use mvm_model::actor::may_take;
 use mvm_model::lease::{Lease, Purpose};
-use mvm_model::{Actor, State};
+use mvm_model::{Actor, LeaseId, State};
 use support::instance;
 
 const PURPOSES: [Purpose; 4] = [Purpose::Run, Purpose::Template, Purpose::Manual, Purpose::Expose];
 
 fn lease(holder: &str, purpose: Purpose) -> Lease {
-    let (id, holder) = ("l-00000001".to_owned(), holder.to_owned());
+    let (id, holder) = (LeaseId::from_number(1), holder.to_owned());
     Lease { id, holder, purpose, since: 0, expires_at: 1, longest_until: None }
 }
 
@@ -19,7 +19,7 @@ fn lease(holder: &str, purpose: Purpose) -> Lease {
 fn nobody_moves_what_another_holds() {
     let mut held = instance(1, State::Running);
     let alice = Actor::Holder("alice".to_owned());
-    let lost = Actor::Lease("l-00000002".to_owned());
+    let lost = Actor::Lease(LeaseId::from_number(2));
     for actor in [Actor::Agent, alice.clone(), Actor::Force] {
         assert_eq!(actor.check(&held), Ok(()), "{actor:?}: nobody holds it");
     }

@@ -6,7 +6,7 @@ mod support;
 use mvm_model::fleet::{
     Capacity, ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Source,
 };
-use mvm_model::{Counts, Millis, Name, PoolRef, Resources};
+use mvm_model::{Counts, LeaseId, Millis, Name, PoolRef, Resources};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,10 @@ const LIMITS: Limits = Limits { per_node: 4, per_tenant: 8, total: 20 };
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
+}
+
+fn claim(number: u64) -> LeaseId {
+    LeaseId::of_claim(number)
 }
 
 fn shape() -> Resources {
@@ -44,7 +48,7 @@ fn the_soonest_then_the_least_loaded_and_a_burst_spreads() {
     claims.set_node(&name("n2"), room(&[("ci/a", stand(2, 0, true, 9))]));
     claims.set_node(&name("n3"), room(&[("ci/a", stand(2, 0, false, 9))]));
     for id in 0..8 {
-        claims.submit(&id.to_string(), &pool, 1000).unwrap();
+        claims.submit(claim(id), &pool, 1000).unwrap();
     }
     let made: Vec<(String, Source)> =
         grants(&mut claims).into_iter().map(|g| (g.node.to_string(), g.source)).collect();
@@ -57,7 +61,7 @@ fn the_soonest_then_the_least_loaded_and_a_burst_spreads() {
     // A draining or lost node gets no claims.
     claims.close_node(&name("n1"));
     claims.close_node(&name("n2"));
-    claims.submit("last", &pool, 1000).unwrap();
+    claims.submit(claim(8), &pool, 1000).unwrap();
     assert_eq!(claims.next_grant(), None);
 }
 
@@ -66,20 +70,20 @@ fn a_queue_has_bounds_and_deadlines() {
     let mut claims = Claims::new(LIMITS);
     let pool: PoolRef = "ci/a".parse().unwrap();
     for id in 0..8 {
-        claims.submit(&id.to_string(), &pool, 100 + id).unwrap();
+        claims.submit(claim(id), &pool, 100 + id).unwrap();
     }
-    assert_eq!(claims.submit("9", &pool, 1000), Err(ClaimDenied::TenantFull));
-    assert_eq!(claims.submit("1", &pool, 1000), Err(ClaimDenied::Known));
-    for (index, tenant) in ["x", "y"].into_iter().enumerate() {
+    assert_eq!(claims.submit(claim(9), &pool, 1000), Err(ClaimDenied::TenantFull));
+    assert_eq!(claims.submit(claim(1), &pool, 1000), Err(ClaimDenied::Known));
+    for (tenant, ids) in [("x", 10..18), ("y", 20..24)] {
         let pool = format!("{tenant}/a").parse().unwrap();
-        for id in 0..if index == 0 { 8 } else { 4 } {
-            claims.submit(&format!("{tenant}{id}"), &pool, 1000).unwrap();
+        for id in ids {
+            claims.submit(claim(id), &pool, 1000).unwrap();
         }
     }
-    assert_eq!(claims.submit("y9", &"y/a".parse().unwrap(), 1000), Err(ClaimDenied::Full));
+    assert_eq!(claims.submit(claim(29), &"y/a".parse().unwrap(), 1000), Err(ClaimDenied::Full));
     assert_eq!(claims.next_deadline(), Some(100));
-    assert_eq!(claims.expire(101), ["0", "1"]);
-    assert!(claims.cancel("2") && !claims.cancel("2"));
+    assert_eq!(claims.expire(101), [claim(0), claim(1)]);
+    assert!(claims.cancel(claim(2)) && !claims.cancel(claim(2)));
     assert_eq!(claims.waiting(), 17);
 }
 
@@ -90,8 +94,8 @@ fn a_tenants_weight_is_its_part() {
     let pools = [("big/a", stand(100, 0, true, 100)), ("small/a", stand(100, 0, true, 100))];
     claims.set_node(&name("n1"), room(&pools));
     for id in 0..40 {
-        claims.submit(&format!("s{id}"), &"small/a".parse().unwrap(), 1000).unwrap();
-        claims.submit(&format!("b{id}"), &"big/a".parse().unwrap(), 1000).unwrap();
+        claims.submit(claim(2 * id), &"small/a".parse().unwrap(), 1000).unwrap();
+        claims.submit(claim(2 * id + 1), &"big/a".parse().unwrap(), 1000).unwrap();
     }
     let first: Vec<Grant> = std::iter::from_fn(|| claims.next_grant()).take(40).collect();
     let big = first.iter().filter(|grant| grant.pool.tenant == name("big")).count();
@@ -145,13 +149,13 @@ struct World {
     /// By node and pool.
     real: BTreeMap<(Name, PoolRef), Real>,
     /// The grants that a node has not answered yet, by claim.
-    flying: BTreeMap<String, Grant>,
-    held: BTreeMap<String, Grant>,
+    flying: BTreeMap<LeaseId, Grant>,
+    held: BTreeMap<LeaseId, Grant>,
     /// The waiting claims with their deadlines, in the order of their arrival.
-    waiting: Vec<(String, PoolRef, Millis)>,
-    gone: BTreeSet<String>,
+    waiting: Vec<(LeaseId, PoolRef, Millis)>,
+    gone: BTreeSet<LeaseId>,
     now: Millis,
-    made: u32,
+    made: u64,
 }
 
 fn pools() -> Vec<PoolRef> {
@@ -202,10 +206,10 @@ impl World {
                 self.made += 1;
                 let pool: PoolRef =
                     format!("t{tenant}/{}", ["a", "b"][usize::from(*pool)]).parse().unwrap();
-                let (id, deadline) = (format!("c{}", self.made), self.now + patience);
+                let (id, deadline) = (claim(self.made), self.now + patience);
                 let mine = self.waiting.iter().filter(|(_, p, _)| p.tenant == pool.tenant).count();
                 // A claim that a node has refused waits in its old place, whatever the bounds.
-                match self.claims.submit(&id, &pool, deadline) {
+                match self.claims.submit(id, &pool, deadline) {
                     Ok(()) => self.waiting.push((id, pool, deadline)),
                     Err(ClaimDenied::TenantFull) => prop_assert!(mine >= LIMITS.per_tenant),
                     Err(ClaimDenied::Full) => prop_assert!(self.waiting.len() >= LIMITS.total),
@@ -216,21 +220,21 @@ impl World {
                 self.next()?;
             }
             Event::Answer(index, how) => {
-                let flying: Vec<String> = self.flying.keys().cloned().collect();
+                let flying: Vec<LeaseId> = self.flying.keys().copied().collect();
                 if !flying.is_empty() {
-                    self.answer(&flying[index.index(flying.len())], *how);
+                    self.answer(flying[index.index(flying.len())], *how);
                 }
             }
             Event::End(index) => {
-                let held: Vec<String> = self.held.keys().cloned().collect();
+                let held: Vec<LeaseId> = self.held.keys().copied().collect();
                 if !held.is_empty() {
-                    self.end(&held[index.index(held.len())]);
+                    self.end(held[index.index(held.len())]);
                 }
             }
             Event::Cancel(index) => {
                 if !self.waiting.is_empty() {
                     let (id, _, _) = self.waiting.remove(index.index(self.waiting.len()));
-                    prop_assert!(self.claims.cancel(&id));
+                    prop_assert!(self.claims.cancel(id));
                     self.gone.insert(id);
                 }
             }
@@ -238,9 +242,9 @@ impl World {
             Event::Close(index) => self.claims.close_node(&node(*index)),
             Event::Wait(ms) => {
                 self.now += ms;
-                let late: BTreeSet<String> = self.claims.expire(self.now).into_iter().collect();
+                let late: BTreeSet<LeaseId> = self.claims.expire(self.now).into_iter().collect();
                 let should = self.waiting.iter().filter(|(_, _, deadline)| *deadline <= self.now);
-                let should: BTreeSet<String> = should.map(|(id, _, _)| id.clone()).collect();
+                let should: BTreeSet<LeaseId> = should.map(|(id, _, _)| *id).collect();
                 prop_assert_eq!(&late, &should);
                 self.waiting.retain(|(id, _, _)| !late.contains(id));
                 self.gone.extend(late);
@@ -257,14 +261,14 @@ impl World {
             let node = node(index);
             let known = self.flying.iter().chain(&self.held);
             let (here, there): (Vec<_>, Vec<_>) = known.partition(|(_, g)| g.node == node);
-            let ids = |of: Vec<(&String, &Grant)>| -> Vec<String> {
-                of.into_iter().map(|(id, _)| id.clone()).collect()
+            let ids = |of: Vec<(&LeaseId, &Grant)>| -> Vec<LeaseId> {
+                of.into_iter().map(|(id, _)| *id).collect()
             };
             let (here, there) = (ids(here), ids(there));
-            let told = |ids: &[String]| self.claims.strays(&node, ids.iter().map(String::as_str));
-            prop_assert_eq!(told(&here), Vec::<String>::new());
+            let told = |ids: &[LeaseId]| self.claims.strays(&node, ids.iter().copied());
+            prop_assert_eq!(told(&here), Vec::<LeaseId>::new());
             prop_assert_eq!(told(&there), there);
-            let gone: Vec<String> = self.gone.iter().cloned().collect();
+            let gone: Vec<LeaseId> = self.gone.iter().copied().collect();
             prop_assert_eq!(told(&gone), gone);
         }
         Ok(())
@@ -288,23 +292,22 @@ impl World {
         };
         let (_, known) = self.claims.of_tenant(&grant.pool.tenant);
         prop_assert_eq!(known, in_use(&grant.pool.tenant) + 1);
-        self.flying.insert(grant.claim.clone(), grant);
+        self.flying.insert(grant.claim, grant);
         Ok(true)
     }
 
     /// Answers a grant as a real node would: the node serves it if it can.
-    fn answer(&mut self, id: &str, how: u8) {
-        let grant = self.flying.remove(id).unwrap();
+    fn answer(&mut self, id: LeaseId, how: u8) {
+        let grant = self.flying.remove(&id).unwrap();
         let real = self.real.get_mut(&(grant.node.clone(), grant.pool.clone())).unwrap();
         if how == 3 {
             self.claims.settle(id, Outcome::Failed);
-            self.gone.insert(id.to_owned());
+            self.gone.insert(id);
         } else if real.leased >= LEASES || how == 2 {
             self.claims.settle(id, Outcome::Refused);
             // The claim waits in its old place.
-            let turn = |id: &str| id[1..].parse::<u32>().unwrap();
-            let at = self.waiting.iter().position(|(other, _, _)| turn(other) > turn(id));
-            let entry = (id.to_owned(), grant.pool.clone(), Millis::MAX);
+            let at = self.waiting.iter().position(|(other, _, _)| *other > id);
+            let entry = (id, grant.pool.clone(), Millis::MAX);
             self.waiting.insert(at.unwrap_or(self.waiting.len()), entry);
         } else {
             match real {
@@ -314,12 +317,12 @@ impl World {
             }
             real.leased += 1;
             self.claims.settle(id, Outcome::Served);
-            self.held.insert(id.to_owned(), grant);
+            self.held.insert(id, grant);
         }
     }
 
-    fn end(&mut self, id: &str) {
-        let grant = self.held.remove(id).unwrap();
+    fn end(&mut self, id: LeaseId) {
+        let grant = self.held.remove(&id).unwrap();
         let real = self.real.get_mut(&(grant.node, grant.pool)).unwrap();
         (real.leased, real.warm) = (real.leased - 1, 1);
         self.claims.end(id);
@@ -345,12 +348,12 @@ proptest! {
         for _ in 0..200 {
             (0..4).for_each(|index| world.tell(index));
             while world.next()? {}
-            for id in world.flying.keys().cloned().collect::<Vec<_>>() {
-                world.answer(&id, 0);
+            for id in world.flying.keys().copied().collect::<Vec<_>>() {
+                world.answer(id, 0);
             }
             while world.next()? {}
-            for id in world.held.keys().cloned().collect::<Vec<_>>() {
-                world.end(&id);
+            for id in world.held.keys().copied().collect::<Vec<_>>() {
+                world.end(id);
             }
         }
         let left: Vec<_> = world.waiting.iter().map(|(id, ..)| id).collect();
@@ -369,25 +372,25 @@ proptest! {
         let pools: Vec<(&str, PoolOffer)> = pools.iter().map(|(p, s)| (p.as_str(), *s)).collect();
         claims.set_node(&name("n1"), room(&pools));
         let pool = |t: usize| format!("t{t}/a").parse::<PoolRef>().unwrap();
-        for id in 0..held {
-            claims.submit(&format!("held{id}"), &pool(0), 1).unwrap();
+        for id in 0..held as u64 {
+            claims.submit(claim(1 + id), &pool(0), 1).unwrap();
         }
         for grant in grants(&mut claims) {
-            claims.settle(&grant.claim, Outcome::Served);
+            claims.settle(grant.claim, Outcome::Served);
         }
-        for id in 0..burst {
+        for id in 0..burst as u64 {
             for tenant in 0..3 {
-                claims.submit(&format!("{tenant}-{id}"), &pool(tenant), 1).unwrap();
+                claims.submit(claim(1000 + 3 * id + tenant as u64), &pool(tenant), 1).unwrap();
             }
         }
-        claims.submit("late", &pool(3), 1).unwrap();
-        let order: Vec<String> = grants(&mut claims).into_iter().map(|g| g.claim).collect();
-        let late = order.iter().position(|id| id == "late").unwrap();
+        claims.submit(claim(0), &pool(3), 1).unwrap();
+        let order = grants(&mut claims);
+        let late = order.iter().position(|grant| grant.claim == claim(0)).unwrap();
         prop_assert!(late <= 3, "{}th", late);
         // The other tenants take turns.
         let mut served = [held, 0, 0];
-        for id in order.iter().filter(|id| *id != "late") {
-            let tenant: usize = id[..1].parse().unwrap();
+        for grant in order.iter().filter(|grant| grant.claim != claim(0)) {
+            let tenant = (0..3).find(|t| pool(*t) == grant.pool).unwrap();
             let least = (0..3)
                 .filter(|t| served[*t] - if *t == 0 { held } else { 0 } < burst)
                 .map(|t| served[t])

@@ -4,15 +4,15 @@ mod support;
 
 use mvm_model::lease::{HOLD_MS, Holders, Lease, Purpose, RENEW_MS};
 use mvm_model::recycling::{Ending, ending};
-use mvm_model::{Counts, Recycle, State};
+use mvm_model::{Counts, LeaseId, Recycle, State};
 use proptest::prelude::*;
 
-const ID: &str = "l-00000001";
+const ID: LeaseId = LeaseId::from_number(1);
 const BEGAN: u64 = 1_000_000;
 
 fn lease(purpose: Purpose, longest_until: Option<u64>) -> Lease {
-    let (id, holder) = (ID.to_owned(), "uid:0".to_owned());
-    Lease { id, holder, purpose, since: BEGAN, expires_at: BEGAN + 5000, longest_until }
+    let holder = "uid:0".to_owned();
+    Lease { id: ID, holder, purpose, since: BEGAN, expires_at: BEGAN + 5000, longest_until }
 }
 
 /// What may come between two signs of a living holder. It takes less time than a lease outlives the
@@ -112,18 +112,19 @@ proptest! {
 
 #[test]
 fn what_is_held_is_not_forgotten() {
+    let [held, gone, there] = [1, 2, 3].map(LeaseId::from_number);
     let mut holders = Holders::begin(0);
-    holders.hold("held");
-    holders.hold("held");
-    holders.renew("gone", 5);
-    holders.renew("there", 6);
-    holders.retain(|lease| lease == "there");
-    assert!(holders.is_held("held") && !holders.is_held("there"));
-    assert_eq!((holders.seen("there", 9), holders.seen("gone", 9)), (6, 0));
-    holders.let_go("held", 7);
-    assert!(holders.is_held("held"), "two held it");
-    holders.let_go("held", 8);
-    assert_eq!(holders.seen("held", 9), 8);
+    holders.hold(held);
+    holders.hold(held);
+    holders.renew(gone, 5);
+    holders.renew(there, 6);
+    holders.retain(|lease| lease == there);
+    assert!(holders.is_held(held) && !holders.is_held(there));
+    assert_eq!((holders.seen(there, 9), holders.seen(gone, 9)), (6, 0));
+    holders.let_go(held, 7);
+    assert!(holders.is_held(held), "two held it");
+    holders.let_go(held, 8);
+    assert_eq!(holders.seen(held, 9), 8);
 }
 
 #[test]

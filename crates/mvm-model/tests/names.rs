@@ -4,7 +4,7 @@
 mod support;
 
 use mvm_model::Code;
-use mvm_model::{InstanceId, InstanceRef, Name, PoolRef};
+use mvm_model::{InstanceId, InstanceRef, LeaseId, Name, PoolRef};
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +26,13 @@ fn is_id(text: &str) -> bool {
     text.chars().count() == 10 && text.starts_with("i-") && text.chars().skip(2).all(hexadecimal)
 }
 
+fn is_lease_id(text: &str) -> bool {
+    let hexadecimal = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    matches!(text.chars().count(), 10 | 18)
+        && text.starts_with("l-")
+        && text.chars().skip(2).all(hexadecimal)
+}
+
 /// Arbitrary texts, and many that are almost valid.
 fn texts() -> impl Strategy<Value = String> {
     let part = "[a-z0-9-]{0,66}";
@@ -36,6 +43,8 @@ fn texts() -> impl Strategy<Value = String> {
         "[a-z0-9][a-z0-9-]{0,61}[a-z0-9]",
         "[a-z0-9é日😀-]{0,64}",
         "i-[0-9a-fA-F]{7,9}",
+        "l-([0-9a-f]{8}){1,2}",
+        "l-[0-9a-fA-F+]{7,17}",
         "[a-z0-9-]{0,5}(/[a-z0-9-]{0,5}){0,4}",
         "[a-z]{1,3}/[a-z]{1,3}/i-[0-9a-f]{8}",
         "[a-z]{1,3}/[a-z]{1,3}/i-[0-9a-f]{8}[/\n ]?",
@@ -91,6 +100,25 @@ proptest! {
         prop_assert_eq!(format!("i-{}", id.digits()), id.to_string());
         let same = id.to_string() == InstanceId::from_number(other).to_string();
         prop_assert_eq!(same, number == other);
+    }
+}
+
+proptest! {
+    #![proptest_config(support::cases(4000))]
+
+    #[test]
+    fn a_lease_id_has_eight_digits_or_sixteen(text in texts()) {
+        holds::<LeaseId>(&text, is_lease_id(&text))?;
+    }
+
+    #[test]
+    fn every_number_is_the_id_of_one_lease(number: u32, claim: u64) {
+        let (own, of_claim) = (LeaseId::from_number(number), LeaseId::of_claim(claim));
+        holds::<LeaseId>(&own.to_string(), true)?;
+        holds::<LeaseId>(&of_claim.to_string(), true)?;
+        prop_assert_eq!((own.to_string().len(), of_claim.to_string().len()), (10, 18));
+        prop_assert!(!own.is_claim() && of_claim.is_claim());
+        prop_assert_ne!(own, LeaseId::of_claim(number.into()));
     }
 }
 

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::clock::wall_of;
 use crate::desired::Desired;
 use crate::error::{LeaseError, NodeError};
-use crate::holders::{LeaseHolders, is_claim};
+use crate::holders::LeaseHolders;
 use crate::instances::Instances;
 use crate::lease_request::LeaseRequest;
 use crate::leases::{Leases, Readiest, leased};
@@ -13,7 +13,7 @@ use crate::records::{RecordSet, Records};
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_model::lease::Purpose;
-use mvm_model::{Actor, Lease, State};
+use mvm_model::{Actor, Lease, LeaseId, State};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -26,7 +26,7 @@ pub(crate) struct Fleet {
     holders: Arc<LeaseHolders>,
     desired: Arc<Desired>,
     /// One gate for each claim that is being brought up or ended, by the claim's id.
-    gates: Lock<HashMap<String, Arc<Mutex<()>>>>,
+    gates: Lock<HashMap<LeaseId, Arc<Mutex<()>>>>,
 }
 
 impl Fleet {
@@ -42,8 +42,8 @@ impl Fleet {
     }
 
     /// Runs `work` while no other task works on the claim.
-    async fn alone_with<T>(&self, id: &str, work: impl Future<Output = T>) -> T {
-        let gate = locked(&self.gates).entry(id.to_owned()).or_default().clone();
+    async fn alone_with<T>(&self, id: LeaseId, work: impl Future<Output = T>) -> T {
+        let gate = locked(&self.gates).entry(id).or_default().clone();
         let outcome = {
             let _alone = gate.lock().await;
             work.await
@@ -51,7 +51,7 @@ impl Fleet {
         let mut gates = locked(&self.gates);
         // Only this task and the map hold the gate, so nobody waits for it.
         if Arc::strong_count(&gate) <= 2 {
-            gates.remove(id);
+            gates.remove(&id);
         }
         outcome
     }
@@ -108,17 +108,17 @@ impl Fleet {
 
     /// Provides an instance for a claim of the fleet; always the same one for the same id.
     pub(crate) async fn claim(&self, id: &str, body: NodeClaim) -> Result<Claim> {
-        check_id(id)?;
+        let id = claim_id(id)?;
         self.obey(&body.leader).await?;
         self.alone_with(id, self.claim_alone(id, &body)).await
     }
 
-    async fn claim_alone(&self, id: &str, body: &NodeClaim) -> Result<Claim> {
+    async fn claim_alone(&self, id: LeaseId, body: &NodeClaim) -> Result<Claim> {
         let began = std::time::Instant::now();
         let known = self.records.read(|world| leased(world, id).ok().cloned());
         let (instance, from) = match known {
             Some(known) => {
-                let by = Actor::Lease(id.to_owned());
+                let by = Actor::Lease(id);
                 let from = self.instances.bring(known.id, State::Running, &by).await?;
                 (self.records.read(|world| world.by_id(known.id).cloned())?, from)
             }
@@ -128,7 +128,7 @@ impl Fleet {
                 self.leases.acquire(&body.pool, &wish, &Readiest, Some(id)).await?
             }
         };
-        let gone = || LeaseError::Ended { id: id.to_owned() };
+        let gone = || LeaseError::Ended { id };
         let reference = instance.reference();
         let lease = instance.lease.filter(|lease| lease.id == id).ok_or_else(gone)?;
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
@@ -138,14 +138,14 @@ impl Fleet {
 
     /// Renews the leases of claims whose clients are connected at the leader. Returns those that
     /// have no lease here.
-    pub(crate) async fn renew(&self, claims: &RenewClaims) -> Result<Vec<String>> {
+    pub(crate) async fn renew(&self, claims: &RenewClaims) -> Result<Vec<LeaseId>> {
         self.obey(&claims.leader).await?;
         let gone = |world: &RecordSet| {
-            let gone = claims.claims.iter().filter(|id| leased(world, id).is_err());
-            gone.cloned().collect::<Vec<_>>()
+            let gone = claims.claims.iter().filter(|id| leased(world, **id).is_err());
+            gone.copied().collect::<Vec<_>>()
         };
         let gone = self.records.read(gone);
-        claims.claims.iter().filter(|id| !gone.contains(id)).for_each(|id| self.holders.renew(id));
+        claims.claims.iter().filter(|id| !gone.contains(id)).for_each(|id| self.holders.renew(*id));
         Ok(gone)
     }
 
@@ -154,7 +154,7 @@ impl Fleet {
     pub(crate) async fn led(&self, leader: &Leader) -> Result<Vec<HeldClaim>> {
         self.obey(leader).await?;
         let held = self.claims().await;
-        held.iter().for_each(|claim| self.holders.renew(&claim.id));
+        held.iter().for_each(|claim| self.holders.renew(claim.id));
         Ok(held)
     }
 
@@ -163,38 +163,40 @@ impl Fleet {
     /// another node.
     pub(crate) async fn release(&self, id: &str, leader: &Leader) -> Result<()> {
         self.obey(leader).await?;
+        // No lease has an id that is none.
+        let Ok(id) = id.parse() else { return Ok(()) };
         self.alone_with(id, self.release_alone(id)).await
     }
 
-    async fn release_alone(&self, id: &str) -> Result<()> {
+    async fn release_alone(&self, id: LeaseId) -> Result<()> {
         if let Ok(instance) = self.records.read(|world| leased(world, id).map(|i| i.id)) {
             self.leases.end(instance).await;
         }
         match self.records.read(|world| leased(world, id).is_ok()) {
             false => Ok(()),
             // The coordinator repeats the request.
-            true => Err(LeaseError::NotEnded { id: id.to_owned() }.into()),
+            true => Err(LeaseError::NotEnded { id }.into()),
         }
     }
 
     /// Returns the claims of the fleet that have a lease here.
     pub(crate) async fn claims(&self) -> Vec<HeldClaim> {
         let held = |lease: &Lease, instance| HeldClaim {
-            id: lease.id.clone(),
+            id: lease.id,
             instance,
             expires_at: wall_of(self.holders.ends_at(lease)),
         };
         self.records.read(|world| {
             let leased = world.instances.values().filter_map(|i| Some((i.lease.as_ref()?, i)));
-            let ours = leased.filter(|(lease, _)| is_claim(&lease.id));
+            let ours = leased.filter(|(lease, _)| lease.id.is_claim());
             ours.map(|(lease, instance)| held(lease, instance.reference())).collect()
         })
     }
 }
 
-fn check_id(id: &str) -> Result<()> {
-    if is_claim(id) {
-        return Ok(());
-    }
-    Err(LeaseError::InvalidId { shown: id.chars().take(80).collect() }.into())
+/// Returns the id of a claim. Ids of a node's own leases are none.
+fn claim_id(text: &str) -> Result<LeaseId> {
+    let id = text.parse().ok().filter(|id: &LeaseId| id.is_claim());
+    let invalid = || LeaseError::InvalidId { shown: text.chars().take(80).collect() };
+    Ok(id.ok_or_else(invalid)?)
 }

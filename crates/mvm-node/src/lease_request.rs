@@ -1,10 +1,10 @@
 //! Requests for a lease.
 
 use crate::error::LeaseError;
-use crate::random::hex_digits;
+use crate::random::random_bytes;
 use crate::{Result, now};
-use mvm_model::Lease;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
+use mvm_model::{Lease, LeaseId};
 
 /// The longest lease, in seconds: one week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
@@ -28,7 +28,7 @@ impl LeaseRequest {
         let (since, purpose) = (now(), self.purpose);
         let held = purpose.lives_with_holder();
         let lease = Lease {
-            id: format!("l-{}", hex_digits(8)?),
+            id: LeaseId::from_number(u32::from_be_bytes(random_bytes()?)),
             holder: self.holder.clone(),
             purpose,
             since,

@@ -4,7 +4,6 @@
 use crate::Result;
 use crate::blocking::{blocking, paths_in};
 use crate::caches::Caches;
-use crate::holders::is_claim;
 use crate::instances::Recovery;
 use crate::jobs::Dispatcher;
 use crate::leases::Leases;
@@ -60,7 +59,7 @@ impl Startup {
             let kept: BTreeSet<InstanceId> = world.jobs.values().filter_map(Job::runs_in).collect();
             let orphaned = |i: &&Instance| {
                 i.lease.as_ref().is_some_and(|lease| match lease.purpose {
-                    Purpose::Run => !kept.contains(&i.id) && !is_claim(&lease.id),
+                    Purpose::Run => !kept.contains(&i.id) && !lease.id.is_claim(),
                     Purpose::Template => true,
                     Purpose::Manual | Purpose::Expose => false,
                 })

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use mvm_api::client::UPGRADE;
 use mvm_api::routes::IDEMPOTENCY_KEY;
 use mvm_api::types::{Claim, ClaimRequest};
-use mvm_model::{Name, PoolRef};
+use mvm_model::{LeaseId, Name, PoolRef};
 use mvm_server::Caller;
 use mvm_server::extract::Body;
 use sha2::{Digest, Sha256};
@@ -71,7 +71,7 @@ async fn serve(
     upgrade: hyper::upgrade::OnUpgrade,
     mut tell: oneshot::Sender<Result<()>>,
 ) {
-    let turn = match fleet.claims.turns.take(&order.id).await {
+    let turn = match fleet.claims.turns.take(order.id).await {
         Ok(turn) => turn,
         Err(error) => return drop(tell.send(Err(error))),
     };
@@ -85,7 +85,7 @@ async fn serve(
         Ok(served) => served,
         Err(error) => return drop(tell.send(Err(error))),
     };
-    let held = fleet.claims.held.hold(&node, &order.id);
+    let held = fleet.claims.held.hold(&node, order.id);
     let end = match tell.send(Ok(())) {
         Ok(()) => tokio::select! {
             end = hold(upgrade, &claim, &node) => end,
@@ -103,19 +103,20 @@ async fn serve(
     }
 }
 
-/// Returns the claim's id, `l-` and 16 hexadecimal digits: derived from the holder and its
-/// idempotency key if there is one, else random.
-fn claim_id(headers: &HeaderMap, holder: &str) -> Result<String> {
+/// Returns the claim's id: derived from the holder and its idempotency key if there is one, else
+/// random.
+fn claim_id(headers: &HeaderMap, holder: &str) -> Result<LeaseId> {
+    let mut first = [0; 8];
     if let Some(key) = headers.get(IDEMPOTENCY_KEY) {
         let mut digest = Sha256::new();
         digest.update(holder.as_bytes());
         digest.update([0]);
         digest.update(key.as_bytes());
-        return Ok(format!("l-{}", mvm_model::hex::digits(&digest.finalize()[..8])));
+        first.copy_from_slice(&digest.finalize()[..8]);
+    } else {
+        getrandom::fill(&mut first).map_err(Error::Random)?;
     }
-    let mut drawn = [0; 8];
-    getrandom::fill(&mut drawn).map_err(Error::Random)?;
-    Ok(format!("l-{}", mvm_model::hex::digits(drawn)))
+    Ok(LeaseId::of_claim(u64::from_be_bytes(first)))
 }
 
 /// Sends the client its claim, and waits until the connection ends.

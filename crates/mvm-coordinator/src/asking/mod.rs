@@ -48,7 +48,7 @@ pub(crate) async fn ask(
     };
     while lead.is_held() {
         let answer = match fleet.node_client(node) {
-            Ok(port) => while_held(fleet, lead, node, port.claim(&order.id, &body)).await?,
+            Ok(port) => while_held(fleet, lead, node, port.claim(order.id, &body)).await?,
             Err(refused) => Err(refused),
         };
         let refused = match answer {
@@ -61,7 +61,7 @@ pub(crate) async fn ask(
             break;
         }
         let step = asking.heard(heard, fleet.reaches(node), fleet.has_lost(node), now());
-        tracing::info!(claim = order.id, %node, ?heard, ?step, "not served: {error}");
+        tracing::info!(claim = %order.id, %node, ?heard, ?step, "not served: {error}");
         match step {
             Step::Elsewhere => return Err(Unserved::Elsewhere(error)),
             Step::GiveUp => return Err(Unserved::Lost(error)),
@@ -82,7 +82,7 @@ async fn has_ended(
     node: &Name,
 ) -> Result<bool, Unserved> {
     let Ok(port) = fleet.node_client(node) else { return Ok(false) };
-    Ok(while_held(fleet, lead, node, port.end(&order.id, &lead.leader)).await?.is_ok())
+    Ok(while_held(fleet, lead, node, port.end(order.id, &lead.leader)).await?.is_ok())
 }
 
 /// Returns the answer to one request to the node, for which it waits while we lead and our link to

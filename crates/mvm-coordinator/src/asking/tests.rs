@@ -13,13 +13,13 @@ use futures::stream::BoxStream;
 use mvm_api::Client;
 use mvm_api::fleet::{HeldClaim, Leader, NodeDocument, RenewClaims};
 use mvm_model::fleet::{Capacity, NodeOffer, PoolOffer};
-use mvm_model::{Code, Counts, InstanceRef, State};
+use mvm_model::{Code, Counts, InstanceRef, LeaseId, State};
 use mvm_store::Expect;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-const CLAIM: &str = "l-0123456789abcdef";
+const CLAIM: LeaseId = LeaseId::of_claim(0x0123_4567_89ab_cdef);
 
 /// The node's answer to a claim.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ impl NodeClient for Scripted {
         Ok(Vec::new())
     }
 
-    async fn claim(&self, id: &str, _: &NodeClaim) -> Result<Claim, Refused> {
+    async fn claim(&self, id: LeaseId, _: &NodeClaim) -> Result<Claim, Refused> {
         self.asked.lock().push("claim");
         let answer = self.answers.lock().pop_front();
         match answer.expect("an answer") {
@@ -74,11 +74,11 @@ impl NodeClient for Scripted {
         }
     }
 
-    async fn renew(&self, _: &RenewClaims) -> Result<Vec<String>, Refused> {
+    async fn renew(&self, _: &RenewClaims) -> Result<Vec<LeaseId>, Refused> {
         Ok(Vec::new())
     }
 
-    async fn end(&self, _: &str, _: &Leader) -> Result<(), Refused> {
+    async fn end(&self, _: LeaseId, _: &Leader) -> Result<(), Refused> {
         self.asked.lock().push("end");
         Ok(())
     }
@@ -88,7 +88,7 @@ impl NodeClient for Scripted {
     }
 }
 
-fn claim(id: &str) -> Claim {
+fn claim(id: LeaseId) -> Claim {
     let reference: InstanceRef = "ci/runners/i-00000001".parse().expect("an instance");
     let lease = serde_json::json!({
         "id": id, "holder": "operator:alice", "purpose": "run", "since": 1, "expires_at": 2,
@@ -103,13 +103,7 @@ fn node() -> Name {
 
 fn order(again: bool) -> ClaimOrder {
     let pool = "ci/runners".parse().expect("a pool");
-    ClaimOrder {
-        id: CLAIM.to_owned(),
-        pool,
-        holder: "operator:alice".to_owned(),
-        lease_s: None,
-        again,
-    }
+    ClaimOrder { id: CLAIM, pool, holder: "operator:alice".to_owned(), lease_s: None, again }
 }
 
 fn record() -> ClaimRecord {
@@ -198,7 +192,7 @@ async fn a_client_that_comes_to_a_new_leader_keeps_the_machine_of_a_node_that_is
     let port = Scripted::new(&[Answer::Served]);
     let (fleet, lead) = leading(&port, false).await;
     let written = Writer::start(fleet.store.clone(), lead.clone());
-    fleet.claims.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
+    fleet.claims.begin(written, BTreeMap::from([(CLAIM, record())]));
     fleet.set_lead(Some(lead.clone()));
     let of = fleet.clone();
     let serving = tokio::spawn(async move {
@@ -216,16 +210,11 @@ async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
     let port = Scripted::new(&[]);
     let (fleet, lead) = leading(&port, false).await;
     let written = Writer::start(fleet.store.clone(), lead.clone());
-    fleet.claims.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
+    fleet.claims.begin(written, BTreeMap::from([(CLAIM, record())]));
     fleet.set_lead(Some(lead.clone()));
     // The client has not come back in time, and the node cannot be asked to end the claim.
     let orphan = fleet.claims.orphan(CLAIM).expect("we lead").expect("an orphan");
-    tokio::spawn(claim_dispatch::release(
-        fleet.clone(),
-        lead.clone(),
-        CLAIM.to_owned(),
-        orphan.node,
-    ));
+    tokio::spawn(claim_dispatch::release(fleet.clone(), lead.clone(), CLAIM, orphan.node));
     let served = claim_dispatch::serve(&fleet, &lead, &order(false), std::future::pending()).await;
     assert_eq!(served.expect_err("it is being given back").code(), Code::ClaimLost);
     assert!(fleet.store.list(CLAIMS).await.expect("a list").is_empty(), "nothing is written");

@@ -9,6 +9,7 @@
 
 use super::node::Capacity;
 use crate::Millis;
+use crate::id::LeaseId;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
 use crate::resources::Resources;
@@ -73,8 +74,8 @@ pub enum Source {
 /// An order to send a claim to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The claim's id.
-    pub claim: String,
+    /// The claim's id, which its lease gets.
+    pub claim: LeaseId,
     /// The pool that it is of.
     pub pool: PoolRef,
     /// The node to send it to.
@@ -145,7 +146,7 @@ struct PoolState {
     /// What each node offers of the pool.
     slots: BTreeMap<usize, Slot>,
     /// The waiting claims in order of arrival.
-    waiting: BTreeMap<u64, String>,
+    waiting: BTreeMap<u64, LeaseId>,
     /// Whether no node had anything for the pool when it was last tried.
     blocked: bool,
 }
@@ -164,8 +165,8 @@ struct TenantState {
 #[derive(Clone, Debug)]
 pub struct Claims {
     limits: Limits,
-    claims: HashMap<String, Claim>,
-    deadlines: BTreeSet<(Millis, String)>,
+    claims: HashMap<LeaseId, Claim>,
+    deadlines: BTreeSet<(Millis, LeaseId)>,
     tenants: BTreeMap<Name, TenantState>,
     pools: HashMap<PoolRef, PoolState>,
     names: BTreeMap<Name, usize>,
@@ -203,8 +204,8 @@ impl Claims {
     }
 
     /// Returns the node that a claim was sent to or is held on; `None` while it waits.
-    pub fn node_of(&self, claim: &str) -> Option<&Name> {
-        match self.claims.get(claim)?.stage {
+    pub fn node_of(&self, claim: LeaseId) -> Option<&Name> {
+        match self.claims.get(&claim)?.stage {
             Stage::Waiting => None,
             Stage::Granted { node, .. } | Stage::Held { node } => Some(&self.nodes[node].0),
         }
@@ -212,9 +213,8 @@ impl Claims {
 
     /// Returns which of the claims that a node reports as held belong to nobody: those that were
     /// neither sent to this node nor adopted for it.
-    pub fn strays<'a>(&self, node: &Name, held: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-        let strays = held.into_iter().filter(|id| self.node_of(id) != Some(node));
-        strays.map(str::to_owned).collect()
+    pub fn strays(&self, node: &Name, held: impl IntoIterator<Item = LeaseId>) -> Vec<LeaseId> {
+        held.into_iter().filter(|id| self.node_of(*id) != Some(node)).collect()
     }
 
     /// Sets a tenant's weight, which is 1 until then.
@@ -256,11 +256,11 @@ impl Claims {
     /// Adds a claim that must be served before `deadline`.
     pub fn submit(
         &mut self,
-        id: &str,
+        id: LeaseId,
         pool: &PoolRef,
         deadline: Millis,
     ) -> Result<(), ClaimDenied> {
-        if self.claims.contains_key(id) {
+        if self.claims.contains_key(&id) {
             return Err(ClaimDenied::Known);
         }
         if self.waiting >= self.limits.total {
@@ -271,21 +271,21 @@ impl Claims {
         }
         self.turns += 1;
         let claim = Claim { pool: pool.clone(), turn: self.turns, deadline, stage: Stage::Waiting };
-        self.claims.insert(id.to_owned(), claim);
+        self.claims.insert(id, claim);
         self.wait(id);
         Ok(())
     }
 
     /// Adds a claim that an earlier leader sent to a node, or that the node reports as held.
-    pub fn adopt(&mut self, id: &str, pool: &PoolRef, node: &Name, deadline: Millis) {
-        if self.claims.contains_key(id) {
+    pub fn adopt(&mut self, id: LeaseId, pool: &PoolRef, node: &Name, deadline: Millis) {
+        if self.claims.contains_key(&id) {
             return;
         }
         let node = self.index(node);
         self.turns += 1;
         let stage = Stage::Held { node };
         let claim = Claim { pool: pool.clone(), turn: self.turns, deadline, stage };
-        self.claims.insert(id.to_owned(), claim);
+        self.claims.insert(id, claim);
         self.tenant(&pool.tenant).in_use += 1;
     }
 
@@ -383,13 +383,13 @@ impl Claims {
         tenant.in_use += 1;
         let claim = self.claims.get_mut(&id)?;
         claim.stage = Stage::Granted { node, source };
-        self.deadlines.remove(&(claim.deadline, id.clone()));
+        self.deadlines.remove(&(claim.deadline, id));
         Some(Grant { claim: id, pool, node: self.nodes[node].0.clone(), source })
     }
 
     /// Records a node's answer to a claim.
-    pub fn settle(&mut self, id: &str, outcome: Outcome) {
-        let Some(claim) = self.claims.get_mut(id) else { return };
+    pub fn settle(&mut self, id: LeaseId, outcome: Outcome) {
+        let Some(claim) = self.claims.get_mut(&id) else { return };
         let Stage::Granted { node, source } = claim.stage else { return };
         let pool = claim.pool.clone();
         if outcome == Outcome::Served {
@@ -411,7 +411,7 @@ impl Claims {
             Outcome::Refused => {
                 let tenant = self.tenant(&pool.tenant);
                 tenant.in_use = tenant.in_use.saturating_sub(1);
-                if let Some(claim) = self.claims.get_mut(id) {
+                if let Some(claim) = self.claims.get_mut(&id) {
                     claim.stage = Stage::Waiting;
                     self.wait(id);
                 }
@@ -422,8 +422,8 @@ impl Claims {
     }
 
     /// Ends a held claim.
-    pub fn end(&mut self, id: &str) {
-        let Some(claim) = self.claims.get(id) else { return };
+    pub fn end(&mut self, id: LeaseId) {
+        let Some(claim) = self.claims.get(&id) else { return };
         let Stage::Held { node } = claim.stage else { return };
         let pool = claim.pool.clone();
         self.forget(id);
@@ -437,24 +437,24 @@ impl Claims {
 
     /// Removes a claim that nobody waits for any more; returns whether it was still waiting. A
     /// claim that was sent to a node is settled and ended by the node's answer.
-    pub fn cancel(&mut self, id: &str) -> bool {
-        let waits = self.claims.get(id).is_some_and(|claim| matches!(claim.stage, Stage::Waiting));
+    pub fn cancel(&mut self, id: LeaseId) -> bool {
+        let waits = self.claims.get(&id).is_some_and(|claim| matches!(claim.stage, Stage::Waiting));
         if waits {
             self.unwait(id);
-            self.claims.remove(id);
+            self.claims.remove(&id);
         }
         waits
     }
 
     /// Removes the claims whose deadline has passed and returns their ids.
-    pub fn expire(&mut self, now: Millis) -> Vec<String> {
+    pub fn expire(&mut self, now: Millis) -> Vec<LeaseId> {
         let mut expired = Vec::new();
-        while let Some((deadline, id)) = self.deadlines.first().cloned() {
+        while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {
                 break;
             }
-            self.cancel(&id);
-            self.deadlines.remove(&(deadline, id.clone()));
+            self.cancel(id);
+            self.deadlines.remove(&(deadline, id));
             expired.push(id);
         }
         expired
@@ -465,23 +465,23 @@ impl Claims {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    fn wait(&mut self, id: &str) {
-        let Some(claim) = self.claims.get(id) else { return };
+    fn wait(&mut self, id: LeaseId) {
+        let Some(claim) = self.claims.get(&id) else { return };
         let (pool, turn, deadline) = (claim.pool.clone(), claim.turn, claim.deadline);
-        self.deadlines.insert((deadline, id.to_owned()));
+        self.deadlines.insert((deadline, id));
         self.waiting += 1;
         let tenant = self.tenant(&pool.tenant);
         tenant.waiting += 1;
         if !tenant.pools.contains(&pool) {
             tenant.pools.insert(pool.clone());
         }
-        self.pools.entry(pool).or_default().waiting.insert(turn, id.to_owned());
+        self.pools.entry(pool).or_default().waiting.insert(turn, id);
     }
 
-    fn unwait(&mut self, id: &str) {
-        let Some(claim) = self.claims.get(id) else { return };
+    fn unwait(&mut self, id: LeaseId) {
+        let Some(claim) = self.claims.get(&id) else { return };
         let (pool, turn, deadline) = (claim.pool.clone(), claim.turn, claim.deadline);
-        self.deadlines.remove(&(deadline, id.to_owned()));
+        self.deadlines.remove(&(deadline, id));
         self.waiting -= 1;
         self.tenant(&pool.tenant).waiting -= 1;
         if let Some(queue) = self.pools.get_mut(&pool) {
@@ -490,8 +490,8 @@ impl Claims {
     }
 
     /// Removes a claim that was in use.
-    fn forget(&mut self, id: &str) {
-        if let Some(claim) = self.claims.remove(id) {
+    fn forget(&mut self, id: LeaseId) {
+        if let Some(claim) = self.claims.remove(&id) {
             let tenant = self.tenant(&claim.pool.tenant);
             tenant.in_use = tenant.in_use.saturating_sub(1);
         }

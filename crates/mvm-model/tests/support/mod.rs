@@ -70,7 +70,7 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
 #[allow(dead_code, reason = "not every test needs all of these")]
 pub fn lease(purpose: mvm_model::lease::Purpose) -> mvm_model::Lease {
     mvm_model::Lease {
-        id: "l-01234567".to_owned(),
+        id: mvm_model::LeaseId::from_number(0x0123_4567),
         holder: "uid:0".to_owned(),
         purpose,
         since: 0,

@@ -20,7 +20,7 @@ use mvm_api::audit::{AuditLogView, PruneAudit, PruneResult};
 use mvm_api::query::Follow;
 use mvm_api::routes::{Server, find};
 use mvm_model::audit::{Entry, OK, bounded};
-use mvm_model::{Code, Instance, Name};
+use mvm_model::{Code, Instance, LeaseId, Name};
 use mvm_server::extract::Query;
 use mvm_server::{Peer, RequestId};
 use std::collections::VecDeque;
@@ -221,7 +221,8 @@ async fn describe(
     let mut entry = Entry { verb: verb.to_owned(), target: target.join("/"), ..Entry::default() };
     let mut tenant: Option<Name> = value("tenant").and_then(|name| name.parse().ok());
     let id = value("id");
-    let of_lease = |i: &&Instance| i.lease.as_ref().is_some_and(|l| Some(l.id.as_str()) == id);
+    let lease_id: Option<LeaseId> = id.and_then(|id| id.parse().ok());
+    let of_lease = |i: &&Instance| i.lease.as_ref().is_some_and(|l| Some(l.id) == lease_id);
     let lease = match noun {
         "lease" => {
             agent.base.records.read(|world| world.instances.values().find(of_lease).cloned())
@@ -240,7 +241,7 @@ async fn describe(
         }
     }
     if let Some(instance) = lease {
-        entry.lease = instance.lease.as_ref().map(|lease| lease.id.clone());
+        entry.lease = instance.lease.as_ref().map(|lease| lease.id.to_string());
         if noun == "lease" {
             entry.target = instance.reference().to_string();
             tenant = Some(instance.pool.tenant);

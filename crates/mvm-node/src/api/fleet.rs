@@ -10,6 +10,7 @@ use axum::routing::{get, put};
 use futures::Stream;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
+use mvm_model::LeaseId;
 use mvm_model::fleet::NodeStatus;
 use mvm_server::Routes;
 use std::convert::Infallible;
@@ -81,7 +82,7 @@ async fn leave(State(agent): Shared) -> Answer<Done> {
     Ok(done())
 }
 
-async fn renew(State(agent): Shared, Body(claims): Body<RenewClaims>) -> Answer<Vec<String>> {
+async fn renew(State(agent): Shared, Body(claims): Body<RenewClaims>) -> Answer<Vec<LeaseId>> {
     Ok(Json(agent.steering.fleet.renew(&claims).await?))
 }
 

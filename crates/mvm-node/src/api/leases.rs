@@ -25,8 +25,8 @@ pub async fn extend(
     Path(id): Path<String>,
     Body(body): Body<ExtendLease>,
 ) -> Answer<LeaseView> {
-    agent.work.leases.lease_for(&peer, &id).await?;
-    Ok(Json(agent.work.leases.extend(&id, body.lease_s).await?))
+    let id = agent.work.leases.lease_for(&peer, &id).await?;
+    Ok(Json(agent.work.leases.extend(id, body.lease_s).await?))
 }
 
 pub async fn release(
@@ -34,7 +34,7 @@ pub async fn release(
     ConnectInfo(peer): Caller,
     Path(id): Path<String>,
 ) -> Answer<Done> {
-    agent.work.leases.lease_for(&peer, &id).await?;
-    detached(async move { agent.work.leases.release(&id).await }).await?;
+    let id = agent.work.leases.lease_for(&peer, &id).await?;
+    detached(async move { agent.work.leases.release(id).await }).await?;
     Ok(done())
 }

@@ -76,7 +76,7 @@ pub async fn guest(
         let (target, tenant) = (reference.to_string(), &reference.pool.tenant);
         let lease = agent.base.records.read(|world| {
             let instance = world.instances.get(&reference.id)?;
-            Some(instance.lease.as_ref()?.id.clone())
+            Some(instance.lease.as_ref()?.id.to_string())
         });
         let entry = Entry { actor, target, lease, ..Entry::default() };
         let mut client = TokioIo::new(upgraded);
@@ -136,7 +136,7 @@ pub async fn claim(
             Err(problem) => return drop(tell.send(Err(problem))),
         };
         let (id, reference) = (instance.id, instance.reference());
-        let _held = instance.lease.as_ref().map(|lease| agent.work.holders.hold(&lease.id));
+        let _held = instance.lease.as_ref().map(|lease| agent.work.holders.hold(lease.id));
         let opened = async {
             let slot = agent.base.slots.of(id);
             let channel = slot.gate.lock().await.channel().await?;

@@ -190,7 +190,7 @@ pub fn note_target(target: impl ToString) {
 /// Notes the lease that the caller's act takes, and its instance.
 pub fn note_lease(instance: &Instance) {
     let Some(lease) = &instance.lease else { return };
-    let (target, lease) = (instance.reference().to_string(), lease.id.clone());
+    let (target, lease) = (instance.reference().to_string(), lease.id.to_string());
     let _ = CURRENT.try_with(|act| {
         act.note(|entry| (entry.target, entry.lease) = (target, Some(lease)));
     });
@@ -222,7 +222,7 @@ impl Auditor {
             actor,
             verb: "job.run".to_owned(),
             target: instance.reference().to_string(),
-            lease: instance.lease.as_ref().map(|lease| lease.id.clone()),
+            lease: instance.lease.as_ref().map(|lease| lease.id.to_string()),
             job: Some(id.to_string()),
             program,
             ..Entry::default()
@@ -268,7 +268,8 @@ impl Auditor {
         instance: mvm_model::InstanceId,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let about = |i: &Instance| (i.reference(), i.lease.as_ref().map(|lease| lease.id.clone()));
+        let about =
+            |i: &Instance| (i.reference(), i.lease.as_ref().map(|lease| lease.id.to_string()));
         let about = self.records.read(|world| world.instances.get(&instance).map(about));
         match about {
             Some((reference, lease)) => {

@@ -15,7 +15,8 @@ use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSIO
 use mvm_model::lease::{HOLD_MS, Purpose};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
-    Actor, Code, Counts, Instance, InstanceId, Name, PoolRef, Quotas, Recycle, Resources, State,
+    Actor, Code, Counts, Instance, InstanceId, LeaseId, Name, PoolRef, Quotas, Recycle, Resources,
+    State,
 };
 use std::sync::Arc;
 
@@ -206,10 +207,11 @@ fn clones() -> Vec<Operation> {
 
 /// Makes a claim for a fleet that is never renewed, and waits until it has ended by itself.
 async fn abandoned_claim(agent: &Arc<Agent>) -> Result<()> {
-    let id = "l-0123456789abcdef";
+    let id = LeaseId::of_claim(1);
     let leader = Leader { fleet_id: name("f"), epoch: 1 };
     let (pool, holder) = (runners(), "uid:0".to_owned());
-    agent.steering.fleet.claim(id, NodeClaim { leader, pool, holder, lease_s: None }).await?;
+    let claim = NodeClaim { leader, pool, holder, lease_s: None };
+    agent.steering.fleet.claim(&id.to_string(), claim).await?;
     let mut changes = agent.base.records.subscribe();
     crate::clock::advance(HOLD_MS);
     agent.work.leases.expire().await;

@@ -1,6 +1,6 @@
 //! The errors of leases and claims.
 
-use mvm_model::Code;
+use mvm_model::{Code, LeaseId};
 use std::borrow::Cow;
 
 /// Why a lease or a claim did not come about, or did not end.
@@ -25,13 +25,13 @@ pub enum LeaseError {
     #[error("the lease {id} has ended")]
     Ended {
         /// The lease.
-        id: String,
+        id: LeaseId,
     },
     /// The lease's instance could not be recycled.
     #[error("the lease {id} could not be ended")]
     NotEnded {
         /// The lease.
-        id: String,
+        id: LeaseId,
     },
 }
 

@@ -8,7 +8,7 @@ use crate::clock::{now, wall_of};
 use crate::locks::locked;
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_model::lease::{Holders, RENEW_MS};
-use mvm_model::{Instance, Job, JobState, Lease, Millis};
+use mvm_model::{Instance, Job, JobState, Lease, LeaseId, Millis};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as Lock};
 
@@ -19,9 +19,9 @@ const AGAIN_MS: Millis = 5000;
 pub(crate) struct LeaseHolders {
     signs: Lock<Holders>,
     /// The leases that are being ended.
-    ending: Lock<HashSet<String>>,
+    ending: Lock<HashSet<LeaseId>>,
     /// The leases whose end failed, and when to try again.
-    unended: Lock<HashMap<String, Millis>>,
+    unended: Lock<HashMap<LeaseId, Millis>>,
 }
 
 impl LeaseHolders {
@@ -31,19 +31,19 @@ impl LeaseHolders {
     }
 
     /// Holds the lease until the guard is dropped.
-    pub(crate) fn hold(self: &Arc<Self>, lease: &str) -> Hold {
+    pub(crate) fn hold(self: &Arc<Self>, lease: LeaseId) -> Hold {
         locked(&self.signs).hold(lease);
-        Hold { holders: self.clone(), lease: lease.to_owned() }
+        Hold { holders: self.clone(), lease }
     }
 
     /// Notes a sign of the lease's holder.
-    pub(crate) fn renew(&self, lease: &str) {
+    pub(crate) fn renew(&self, lease: LeaseId) {
         locked(&self.signs).renew(lease, now());
     }
 
     /// Returns when the lease ends, on the node's timeline, if its holder gives no further sign.
     pub(crate) fn ends_at(&self, lease: &Lease) -> Millis {
-        lease.ends_at(locked(&self.signs).seen(&lease.id, now()))
+        lease.ends_at(locked(&self.signs).seen(lease.id, now()))
     }
 
     /// Returns whether the lease is to be ended now and is not being ended already.
@@ -53,27 +53,27 @@ impl LeaseHolders {
     }
 
     /// Marks the lease as being ended until the guard is dropped; `None` where it is already.
-    pub(crate) fn begin_end(self: &Arc<Self>, lease: &str) -> Option<Ending> {
-        locked(&self.unended).remove(lease);
-        let first = locked(&self.ending).insert(lease.to_owned());
-        first.then(|| Ending { holders: self.clone(), lease: lease.to_owned() })
+    pub(crate) fn begin_end(self: &Arc<Self>, lease: LeaseId) -> Option<Ending> {
+        locked(&self.unended).remove(&lease);
+        let first = locked(&self.ending).insert(lease);
+        first.then(|| Ending { holders: self.clone(), lease })
     }
 
     /// Notes that ending the lease failed; it is tried again.
-    pub(crate) fn not_ended(&self, lease: String) {
+    pub(crate) fn not_ended(&self, lease: LeaseId) {
         locked(&self.unended).insert(lease, now() + AGAIN_MS);
     }
 
     /// Forgets the leases that no longer exist.
-    pub(crate) fn retain(&self, is_there: impl Fn(&str) -> bool) {
+    pub(crate) fn retain(&self, is_there: impl Fn(LeaseId) -> bool) {
         locked(&self.signs).retain(&is_there);
-        locked(&self.unended).retain(|lease, _| is_there(lease));
+        locked(&self.unended).retain(|lease, _| is_there(*lease));
     }
 
     /// Returns the lease of this instance as its holders determine it, in wall-clock times.
     pub(crate) fn view(&self, instance: &Instance, held_by: Option<HeldBy>) -> Option<LeaseView> {
         let lease = self.shown(instance.lease.as_ref()?);
-        let connected = || self.is_connected(&lease.id).then_some(HeldBy::Claim);
+        let connected = || self.is_connected(lease.id).then_some(HeldBy::Claim);
         let held = lease.purpose.lives_with_holder();
         let held_by = held.then(|| held_by.or_else(connected)).flatten();
         let left_ms = lease.expires_at.saturating_sub(wall_of(now()));
@@ -88,10 +88,10 @@ impl LeaseHolders {
 
     /// Returns whether the client of the lease's claim is connected: here, or at the coordinator,
     /// which reports it.
-    fn is_connected(&self, lease: &str) -> bool {
+    fn is_connected(&self, lease: LeaseId) -> bool {
         let signs = locked(&self.signs);
         let said = || signs.seen(lease, now()) + RENEW_MS * 3 / 2 > now();
-        signs.is_held(lease) || is_claim(lease) && said()
+        signs.is_held(lease) || lease.is_claim() && said()
     }
 
     /// Returns a lease in wall-clock times, with its present end.
@@ -103,13 +103,6 @@ impl LeaseHolders {
             ..lease.clone()
         }
     }
-}
-
-/// Returns whether a lease id belongs to a fleet's claim. Those have 16 digits; ids that a node
-/// makes itself have 8.
-pub(crate) fn is_claim(id: &str) -> bool {
-    let digits = id.strip_prefix("l-").filter(|digits| digits.len() == 16);
-    digits.is_some_and(|d| d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 /// Returns the job that runs on an instance.
@@ -126,19 +119,19 @@ pub(crate) fn job_on<'a>(
 /// Holds a lease until it is dropped.
 pub(crate) struct Hold {
     holders: Arc<LeaseHolders>,
-    lease: String,
+    lease: LeaseId,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        locked(&self.holders.signs).let_go(&self.lease, now());
+        locked(&self.holders.signs).let_go(self.lease, now());
     }
 }
 
 /// Marks a lease as being ended, until it is dropped.
 pub(crate) struct Ending {
     holders: Arc<LeaseHolders>,
-    lease: String,
+    lease: LeaseId,
 }
 
 impl Drop for Ending {

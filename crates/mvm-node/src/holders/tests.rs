@@ -6,10 +6,10 @@ use crate::crashes::host::{Host, own_network};
 use crate::crashes::operations::{counts, pool, runners, scale};
 use mvm_api::fleet::{Leader, NodeClaim, RenewClaims};
 use mvm_model::lease::{HOLD_MS, Purpose, RENEW_MS};
-use mvm_model::{Lease, Recycle};
+use mvm_model::{Lease, LeaseId, Recycle};
 use std::sync::Arc;
 
-const CLAIM: &str = "l-0123456789abcdef";
+const CLAIM: LeaseId = LeaseId::of_claim(0x0123_4567_89ab_cdef);
 
 fn leader(epoch: u64) -> Leader {
     Leader { fleet_id: "f".parse().expect("a name"), epoch }
@@ -21,22 +21,22 @@ fn claim(epoch: u64) -> NodeClaim {
 }
 
 fn renewed(epoch: u64) -> RenewClaims {
-    RenewClaims { leader: leader(epoch), claims: vec![CLAIM.to_owned()] }
+    RenewClaims { leader: leader(epoch), claims: vec![CLAIM] }
 }
 
 /// Returns the lease with this id, if it exists.
-async fn lease(agent: &Agent, id: &str) -> Option<Lease> {
+async fn lease(agent: &Agent, id: LeaseId) -> Option<Lease> {
     agent.base.records.read(|world| crate::leases::leased(world, id).ok()?.lease.clone())
 }
 
 /// Returns whether the lease outlasts a check of all leases.
-async fn goes_on(agent: &Arc<Agent>, id: &str) -> bool {
+async fn goes_on(agent: &Arc<Agent>, id: LeaseId) -> bool {
     agent.work.leases.expire().await;
     lease(agent, id).await.is_some_and(|lease| !agent.work.holders.is_due(&lease))
 }
 
 /// Waits until the lease is gone.
-async fn gone(agent: &Arc<Agent>, id: &str) {
+async fn gone(agent: &Arc<Agent>, id: LeaseId) {
     let mut changes = agent.base.records.subscribe();
     agent.work.leases.expire().await;
     while lease(agent, id).await.is_some() {
@@ -64,7 +64,7 @@ fn on_host(work: impl AsyncFnOnce(Arc<Agent>)) -> Host {
 #[test]
 fn a_claim_lives_as_long_as_its_leader_says_so() {
     let host = on_host(async |agent| {
-        agent.steering.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
+        agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         for _ in 0..20 {
             advance(RENEW_MS * 2);
             let gone = agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
@@ -90,10 +90,10 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
 fn a_claim_that_is_ended_while_it_is_brought_up_leaves_nothing() {
     let host = on_host(async |agent| {
         agent.steering.fleet.led(&leader(1)).await.expect("led");
-        let leader = leader(1);
+        let (id, leader) = (CLAIM.to_string(), leader(1));
         let (claimed, ended) = tokio::join!(
-            agent.steering.fleet.claim(CLAIM, claim(1)),
-            agent.steering.fleet.release(CLAIM, &leader),
+            agent.steering.fleet.claim(&id, claim(1)),
+            agent.steering.fleet.release(&id, &leader),
         );
         claimed.expect("it was asked for first");
         ended.expect("it has ended");
@@ -105,7 +105,8 @@ fn a_claim_that_is_ended_while_it_is_brought_up_leaves_nothing() {
 #[test]
 fn an_open_session_holds_a_claim_without_any_leader() {
     let host = on_host(async |agent| {
-        let claimed = agent.steering.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
+        let claimed =
+            agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         let session = agent.base.slots.of(claimed.reference.id).session();
         for _ in 0..50 {
             advance(HOLD_MS - 1000);
@@ -122,7 +123,8 @@ fn an_open_session_holds_a_claim_without_any_leader() {
 fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
     let host = on_host(async |agent| {
         let wanted = NodeClaim { lease_s: Some(100), ..claim(1) };
-        let claimed = agent.steering.fleet.claim(CLAIM, wanted).await.expect("a claim");
+        let claimed =
+            agent.steering.fleet.claim(&CLAIM.to_string(), wanted).await.expect("a claim");
         let _session = agent.base.slots.of(claimed.reference.id).session();
         advance(99_000);
         assert!(goes_on(&agent, CLAIM).await);
@@ -139,12 +141,12 @@ fn the_connection_of_a_claim_on_a_node_holds_it() {
         let wish = crate::lease_request::LeaseRequest { holder, purpose, lease_s: None };
         let (instance, _) = agent.work.leases.claim(&runners(), &wish).await.expect("a claim");
         let id = instance.lease.expect("a lease").id;
-        let connection = agent.work.holders.hold(&id);
+        let connection = agent.work.holders.hold(id);
         advance(100 * HOLD_MS);
-        assert!(goes_on(&agent, &id).await);
+        assert!(goes_on(&agent, id).await);
         drop(connection);
         advance(HOLD_MS);
-        gone(&agent, &id).await;
+        gone(&agent, id).await;
     });
     host.disconnect();
 }
@@ -152,7 +154,7 @@ fn the_connection_of_a_claim_on_a_node_holds_it() {
 #[test]
 fn an_agent_that_is_replaced_costs_a_claim_nothing() {
     let host = on_host(async |agent| {
-        agent.steering.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
+        agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         // More time passes until the next agent starts than a claim is held without a sign.
         advance(HOLD_MS - 1000);
         agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");

@@ -58,7 +58,7 @@ pub(super) async fn run(
     again: bool,
 ) {
     let channel = dispatcher.jobs.channel_of(id);
-    let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
+    let lease = instance.lease.as_ref().map(|lease| lease.id);
     let machine = instance.id;
     let act = dispatcher.auditor.begin_job(id, &instance).await;
     let timeout_s = dispatcher.records.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s));
@@ -72,7 +72,10 @@ pub(super) async fn run(
     let recorded = match ended {
         Ok(Some(job)) => Ok(job),
         Ok(None) => {
-            let back = dispatcher.leases.cancel_lease(machine, &lease).await;
+            let back = match lease {
+                Some(lease) => dispatcher.leases.cancel_lease(machine, lease).await,
+                None => Ok(()),
+            };
             let back_in_line = |job: &mut Job| match job.cancel_requested {
                 true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                 false => job.give_back(),
@@ -106,10 +109,10 @@ pub(super) async fn run(
         Ok(_) => {}
         Err(error) => tracing::error!(job = %id, "cannot record what became of it: {error}"),
     }
-    match (untouched, cut) {
-        (true, _) => {}
-        (false, true) => dispatcher.leases.discard(machine, &lease).await,
-        (false, false) => dispatcher.leases.end_of(machine, &lease).await,
+    match (lease, cut) {
+        (Some(lease), true) if !untouched => dispatcher.leases.discard(machine, lease).await,
+        (Some(lease), false) if !untouched => dispatcher.leases.end_of(machine, lease).await,
+        _ => {}
     }
 }
 

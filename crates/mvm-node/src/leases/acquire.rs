@@ -12,7 +12,7 @@ use crate::records::{RecordSet, Transaction};
 use mvm_model::actor::may_take;
 use mvm_model::cache;
 use mvm_model::choose::choose;
-use mvm_model::{Actor, Code, Instance, InstanceId, InstanceRef, Lease, PoolRef, State};
+use mvm_model::{Actor, Code, Instance, InstanceId, InstanceRef, Lease, LeaseId, PoolRef, State};
 
 /// How many instances are tried before the claim fails.
 const TRIES: usize = 3;
@@ -53,29 +53,29 @@ impl Leases {
         pool: &PoolRef,
         wish: &LeaseRequest,
         choice: &impl Choice,
-        id: Option<&str>,
+        id: Option<LeaseId>,
     ) -> Result<(Instance, State)> {
         // A full disk could stop the machine while it runs, so the claim fails early.
         self.instances.check_space()?;
         let mut last = None;
         for _ in 0..TRIES {
             let mut lease = wish.lease()?;
-            lease.id = id.map_or(lease.id, str::to_owned);
+            lease.id = id.unwrap_or(lease.id);
             // The caller waits until the instance is up, however long that takes, so the lease
             // counts as held.
-            let _held = self.holders.hold(&lease.id);
+            let _held = self.holders.hold(lease.id);
             let (instance, warm) = self.reserve(pool, &lease, choice).await?;
             self.wake.notify();
             let outcome = async {
-                let from = self.bring_up(instance.id, warm, &lease.id).await?;
-                let now = self.records.read(|world| leased(world, &lease.id).cloned())?;
+                let from = self.bring_up(instance.id, warm, lease.id).await?;
+                let now = self.records.read(|world| leased(world, lease.id).cloned())?;
                 Ok((now, from))
             };
             match outcome.await {
                 Ok(claimed) => return Ok(claimed),
                 Err(error) => {
                     tracing::warn!(instance = %instance.reference(), "claim failed: {error}");
-                    self.untake_or_end(&instance, &lease.id).await;
+                    self.untake_or_end(&instance, lease.id).await;
                     last = Some(error);
                 }
             }
@@ -85,11 +85,16 @@ impl Leases {
 
     /// Brings a leased instance to `running`. A warm instance whose record already says so is only
     /// resumed. Returns the state that the instance was in before.
-    async fn bring_up(&self, id: InstanceId, warm: Option<HeldWarm>, lease: &str) -> Result<State> {
+    async fn bring_up(
+        &self,
+        id: InstanceId,
+        warm: Option<HeldWarm>,
+        lease: LeaseId,
+    ) -> Result<State> {
         match warm {
             Some(warm) => warm.resume(&self.instances).await.map(|()| State::Warm),
             None => {
-                let by = Actor::Lease(lease.to_owned());
+                let by = Actor::Lease(lease);
                 self.instances.bring(id, State::Running, &by).await
             }
         }
@@ -137,7 +142,7 @@ impl Leases {
         loop {
             tries -= 1;
             let (before, lease, warm) = self.lease(reference, &wish.lease()?).await?;
-            let outcome = self.bring_up(reference.id, warm, &lease).await;
+            let outcome = self.bring_up(reference.id, warm, lease).await;
             let Err(error) = outcome else { return outcome };
             // The lease was ended while this call waited for the gate: take a new one.
             if error.code() != Code::LeaseEnded || tries == 0 {
@@ -153,7 +158,7 @@ impl Leases {
         &self,
         reference: &InstanceRef,
         wanted: &Lease,
-    ) -> Result<(Instance, String, Option<HeldWarm>)> {
+    ) -> Result<(Instance, LeaseId, Option<HeldWarm>)> {
         let is_warm = |world: &RecordSet| {
             world.instance(reference).is_ok_and(|instance| instance.state == State::Warm)
         };
@@ -170,12 +175,12 @@ impl Leases {
                 let lease = match &mut instance.lease {
                     Some(lease) => {
                         lease.expires_at = lease.expires_at.max(wanted.expires_at);
-                        lease.id.clone()
+                        lease.id
                     }
                     None => {
                         instance.lease = Some(wanted.clone());
                         instance.leases_served += 1;
-                        wanted.id.clone()
+                        wanted.id
                     }
                 };
                 audit::note_lease(&instance);
@@ -204,7 +209,7 @@ impl Leases {
 
     /// Gives an instance that could not be brought up back if it is unchanged and usable; otherwise
     /// ends it.
-    async fn untake_or_end(&self, before: &Instance, lease: &str) {
+    async fn untake_or_end(&self, before: &Instance, lease: LeaseId) {
         let same = |world: &RecordSet| {
             let now = held_by(world, before.id, lease);
             now.is_some_and(|now| now.state == before.state && now.state != State::Created)

@@ -17,7 +17,7 @@ use mvm_api::types::{HeldBy, LeaseView};
 use mvm_model::admission::admit_state;
 use mvm_model::lease::Purpose;
 use mvm_model::recycling::{Ending, ending};
-use mvm_model::{Actor, Instance, InstanceId, Lease, Millis, PoolRef, State};
+use mvm_model::{Actor, Instance, InstanceId, Lease, LeaseId, Millis, PoolRef, State};
 use mvm_server::Peer;
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ impl Leases {
     }
 
     /// Lets a lease end `seconds` from now; a job's lease at the latest then.
-    pub(crate) async fn extend(&self, id: &str, seconds: u64) -> Result<LeaseView> {
+    pub(crate) async fn extend(&self, id: LeaseId, seconds: u64) -> Result<LeaseView> {
         checked(seconds)?;
         self.records
             .change(|world, changes| {
@@ -95,23 +95,25 @@ impl Leases {
             .await
     }
 
-    /// Returns an error unless the lease exists and this caller may see it. Leases of other tenants
-    /// are not found.
-    pub(crate) async fn lease_for(&self, peer: &Peer, id: &str) -> Result<()> {
+    /// Returns the id of the lease that this text names, if the lease exists and this caller may see
+    /// it. Leases of other tenants are not found, nor is what cannot be a lease's id.
+    pub(crate) async fn lease_for(&self, peer: &Peer, text: &str) -> Result<LeaseId> {
+        let unknown = || Missing::Lease(text.to_owned());
+        let id = text.parse().map_err(|_| unknown())?;
         let seen =
             self.records.read(|world| leased(world, id).map(|i| peer.sees(&i.pool.tenant)))?;
-        if seen { Ok(()) } else { Err(no_lease(id)) }
+        if seen { Ok(id) } else { Err(unknown().into()) }
     }
 
     /// Ends a lease now, also that of a job. The instance is recycled by the pool's rule.
-    pub(crate) async fn release(&self, id: &str) -> Result<()> {
+    pub(crate) async fn release(&self, id: LeaseId) -> Result<()> {
         let instance = self.records.read(|world| leased(world, id).map(|instance| instance.id))?;
         self.end(instance).await;
         Ok(())
     }
 
     /// Ends this lease, unless it has ended already and the instance may have another one.
-    pub(crate) async fn end_of(&self, id: InstanceId, lease: &str) {
+    pub(crate) async fn end_of(&self, id: InstanceId, lease: LeaseId) {
         if self.records.read(|world| held_by(world, id, lease).is_some()) {
             self.end(id).await;
         }
@@ -119,21 +121,21 @@ impl Leases {
 
     /// Ends this lease and destroys its instance, whatever the pool's rule: the guest did not act
     /// in time and must not be asked for anything more.
-    pub(crate) async fn discard(&self, id: InstanceId, lease: &str) {
-        let work = async { self.instances.destroy(id, &Actor::Lease(lease.to_owned())).await };
+    pub(crate) async fn discard(&self, id: InstanceId, lease: LeaseId) {
+        let work = async { self.instances.destroy(id, &Actor::Lease(lease)).await };
         let held = async || self.records.read(|world| held_by(world, id, lease).is_some());
         if held().await
             && let Err(error) = self.auditor.as_agent_on("lease.end", id, work).await
             && held().await
         {
             tracing::error!(instance = %id, "cannot destroy: {error}");
-            self.holders.not_ended(lease.to_owned());
+            self.holders.not_ended(lease);
         }
         self.wake.notify();
     }
 
     /// Gives an unused instance back as it was before this lease.
-    pub(crate) async fn cancel_lease(&self, id: InstanceId, lease: &str) -> Result<()> {
+    pub(crate) async fn cancel_lease(&self, id: InstanceId, lease: LeaseId) -> Result<()> {
         self.records
             .change(|world, changes| {
                 let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
@@ -146,7 +148,7 @@ impl Leases {
     }
 
     /// Removes this lease from its instance. Does nothing if the lease has ended.
-    async fn unlease(&self, id: InstanceId, lease: &str) -> Result<()> {
+    async fn unlease(&self, id: InstanceId, lease: LeaseId) -> Result<()> {
         self.records
             .change(|world, changes| {
                 let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
@@ -163,15 +165,15 @@ impl Leases {
         let due = self.records.read(|world| {
             let instance = world.by_id(id).ok()?;
             let becomes = ending(instance, world.pools.get(&instance.pool))?;
-            Some((becomes, instance.lease.clone()?.id))
+            Some((becomes, instance.lease.as_ref()?.id))
         });
         let Some((mut becomes, lease)) = due else { return };
         if becomes != Ending::Destroy && !self.caches.close(id).await {
             becomes = Ending::Destroy;
         }
-        let work = self.recycle(id, becomes, &lease);
+        let work = self.recycle(id, becomes, lease);
         let recycled = self.auditor.as_agent_on("lease.end", id, work).await;
-        let ended = self.records.read(|world| held_by(world, id, &lease).is_none());
+        let ended = self.records.read(|world| held_by(world, id, lease).is_none());
         if let Err(error) = recycled
             // The lease may have been ended elsewhere in the meantime, and the instance may have
             // another one.
@@ -183,8 +185,8 @@ impl Leases {
         self.wake.notify();
     }
 
-    async fn recycle(&self, id: InstanceId, becomes: Ending, lease: &str) -> Result<()> {
-        let by = Actor::Lease(lease.to_owned());
+    async fn recycle(&self, id: InstanceId, becomes: Ending, lease: LeaseId) -> Result<()> {
+        let by = Actor::Lease(lease);
         match becomes {
             Ending::Destroy => self.instances.destroy(id, &by).await,
             Ending::Sleep => match self.instances.bring(id, State::Sleeping, &by).await {
@@ -206,7 +208,7 @@ impl Leases {
             let leased = world.instances.values().filter_map(|i| Some((i, i.lease.as_ref()?)));
             for (instance, lease) in leased.clone() {
                 if self.holder_of(world, instance).is_some() {
-                    self.holders.renew(&lease.id);
+                    self.holders.renew(lease.id);
                 }
             }
             let due = leased.filter(|(_, lease)| self.holders.is_due(lease));
@@ -220,10 +222,10 @@ impl Leases {
                 }
                 continue;
             }
-            if let Some(ending) = self.holders.begin_end(&lease.id) {
+            if let Some(ending) = self.holders.begin_end(lease.id) {
                 let leases = self.clone();
                 tokio::spawn(async move {
-                    leases.end_of(id, &lease.id).await;
+                    leases.end_of(id, lease.id).await;
                     drop(ending);
                 });
             }
@@ -231,18 +233,18 @@ impl Leases {
     }
 }
 
-fn no_lease(id: &str) -> Error {
-    Missing::Lease(id.to_owned()).into()
+fn no_lease(id: LeaseId) -> Error {
+    Missing::Lease(id.to_string()).into()
 }
 
 /// Returns the instance with this lease.
-pub(crate) fn leased<'a>(world: &'a RecordSet, id: &str) -> Result<&'a Instance> {
+pub(crate) fn leased(world: &RecordSet, id: LeaseId) -> Result<&Instance> {
     let has = |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.id == id);
     world.instances.values().find(has).ok_or_else(|| no_lease(id))
 }
 
 /// Returns the instance, if it still has this lease.
-fn held_by<'a>(world: &'a RecordSet, id: InstanceId, lease: &str) -> Option<&'a Instance> {
+fn held_by(world: &RecordSet, id: InstanceId, lease: LeaseId) -> Option<&Instance> {
     let instance = world.instances.get(&id)?;
     instance.lease.as_ref().is_some_and(|held| held.id == lease).then_some(instance)
 }

@@ -7,7 +7,7 @@ use crate::output::{self, Outcome};
 use clap::Subcommand;
 use mvm_api::types::{ExtendLease, LeaseView};
 use mvm_api::{Client, paths};
-use mvm_model::Code;
+use mvm_model::{Code, LeaseId};
 
 /// Leases.
 #[derive(Debug, Subcommand)]
@@ -70,10 +70,12 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 }
 
 /// Returns the id of the lease with this id, or of the lease on this instance.
-async fn id_of(client: &Client, wanted: &str) -> Result<String, CliError> {
+async fn id_of(client: &Client, wanted: &str) -> Result<LeaseId, CliError> {
     let leases: Vec<LeaseView> = client.list(paths::LEASES).await?;
-    let fits = |view: &&LeaseView| view.lease.id == wanted || view.instance.to_string() == wanted;
-    leases.iter().find(fits).map(|view| view.lease.id.clone()).ok_or_else(|| {
+    let fits = |view: &&LeaseView| {
+        view.lease.id.to_string() == wanted || view.instance.to_string() == wanted
+    };
+    leases.iter().find(fits).map(|view| view.lease.id).ok_or_else(|| {
         CliError::new(Code::NotFound, format!("there is no lease {wanted:?}"))
             .hint("see the leases with `mvm lease list`")
     })
@@ -88,7 +90,7 @@ fn list(context: &Context, leases: &[LeaseView]) -> Outcome {
             _ => format!("{left_s} s"),
         };
         vec![
-            lease.id.clone(),
+            lease.id.to_string(),
             instance.to_string(),
             lease.holder.clone(),
             lease.purpose.to_string(),

@@ -17,7 +17,7 @@ use mvm_api::types::CreateTenant;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Actor, InstanceId, Lease, Quotas, Recycle, State};
+use mvm_model::{Actor, InstanceId, Lease, LeaseId, Quotas, Recycle, State};
 use mvm_server::Peer;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,7 +175,7 @@ fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {
 
 fn lease(number: u32, holder: &str, purpose: Purpose) -> Lease {
     let since = crate::now();
-    let (id, holder) = (format!("l-0000000{number}"), holder.to_owned());
+    let (id, holder) = (LeaseId::from_number(number), holder.to_owned());
     let expires_at = since + 3_600_000;
     Lease { id, holder, purpose, since, expires_at, longest_until: None }
 }
