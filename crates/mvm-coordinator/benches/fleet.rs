@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 use mvm_api::Client;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RegisterNode, RenewClaims};
 use mvm_api::types::Claim;
+use mvm_clock::Clock;
 use mvm_coordinator::{ClusterState, Connector, Error, NodeClient, Options, Refused, Told};
 use mvm_model::fleet::{
     Capacity, FleetPool, FleetState, FleetTenant, Limits, NodeStatus, PoolStatus, Rules, Spread,
@@ -67,7 +68,7 @@ async fn measure(etcd: bool, count: usize) {
         pushes: 64,
         limits: Limits { per_node: 16, per_tenant: 1000, total: 20_000 },
     };
-    let fleet = ClusterState::new(options, store.clone(), nodes.clone());
+    let fleet = ClusterState::new(options, store.clone(), nodes.clone(), Clock::system());
     let before = resident_mib();
     let running = fleet.clone();
     tokio::spawn(async move { mvm_coordinator::run(&running).await });

@@ -5,7 +5,7 @@ use crate::claim_queue::ClaimOrder;
 use crate::records::{DOCUMENT, DocumentRecord, NODES, NodeRecord, change_node, digest, put};
 use crate::state::ClusterState;
 use crate::view::View;
-use crate::{Error, Result, now, planner, wall};
+use crate::{Error, Result, planner};
 use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
 use mvm_api::types::Claim;
 use mvm_model::fleet::{Duty, FleetState, Placement, place};
@@ -32,12 +32,13 @@ impl ClusterState {
             (planner::nodes(&view), view.placement.clone())
         };
         let (digest, wanted) = (digest(&document), document.clone());
-        let decide = move || (place(&wanted, &nodes, &previous, now()), previous);
+        let now = self.clock().now();
+        let decide = move || (place(&wanted, &nodes, &previous, now), previous);
         let decided = tokio::task::spawn_blocking(decide).await;
         let (after, before) = decided.map_err(Error::Placing)?;
         if !dry_run {
             let lead = self.lead().ok_or(Error::Succeeded)?;
-            let record = DocumentRecord { document, applied_at: wall() };
+            let record = DocumentRecord { document, applied_at: self.clock().wall() };
             let writes = vec![put(DOCUMENT.to_owned(), &record, Expect::Any), lead.fence()];
             self.store.commit(writes).await?;
             self.view().set_document(Some(record));

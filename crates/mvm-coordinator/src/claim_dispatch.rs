@@ -10,7 +10,7 @@ use crate::leadership::Lead;
 use crate::node_client::Refused;
 use crate::records::{CLAIMS, ClaimRecord, put};
 use crate::state::ClusterState;
-use crate::{Error, Result, now};
+use crate::{Error, Result};
 use mvm_api::fleet::HeldClaim;
 use mvm_api::types::Claim;
 use mvm_model::fleet::{Asking, NodeOffer, Outcome, node_offer};
@@ -82,7 +82,8 @@ pub(crate) async fn serve(
         None => {}
     }
     let patience = fleet.options.patience;
-    let mut told = fleet.claims.queue(order.id, &order.pool, patience)?;
+    let deadline = fleet.clock().now() + patience.as_millis() as u64;
+    let mut told = fleet.claims.queue(order.id, &order.pool, deadline)?;
     let ends = Instant::now() + patience;
     let mut expect = Expect::Absent;
     for _ in 0..TRIES {
@@ -113,7 +114,8 @@ pub(crate) async fn serve(
             return Err(error);
         }
         expect = Expect::Any;
-        match ask(fleet, lead, order, &grant.node, Asking::new(now())).await {
+        let asking = Asking::new(fleet.clock().now());
+        match ask(fleet, lead, order, &grant.node, asking).await {
             Ok(claim) => {
                 fleet.claims.settle(order.id, Outcome::Served);
                 fleet.nodes.places.note(claim.reference.to_string(), &grant.node);
@@ -150,7 +152,7 @@ async fn reattach(
         fleet.claims.put_back(order.id, record);
         return Err(Error::OtherClaim);
     }
-    let asking = Asking::anew(order.again, now());
+    let asking = Asking::anew(order.again, fleet.clock().now());
     let outcome = tokio::select! {
         outcome = ask(fleet, lead, order, &record.node, asking) => outcome,
         () = gone => {

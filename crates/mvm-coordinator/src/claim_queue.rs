@@ -5,13 +5,12 @@ use crate::held_claims::HeldClaims;
 use crate::records::{CLAIMS, ClaimRecord};
 use crate::turns::Turns;
 use crate::writer::Writer;
-use crate::{Error, Result, now};
+use crate::{Error, Result};
 use mvm_api::fleet::HeldClaim;
 use mvm_model::fleet::{ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome};
-use mvm_model::{LeaseId, Name, PoolRef};
+use mvm_model::{LeaseId, Millis, Name, PoolRef};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// A client's request for a machine.
@@ -125,14 +124,14 @@ impl ClaimQueue {
         self.inner().claims.close_node(node);
     }
 
-    /// Queues the claim. Errors: `queue_full`, `claim_lost` or `leader_changed`.
+    /// Queues the claim, which waits until `deadline` on the coordinator's timeline. Errors:
+    /// `queue_full`, `claim_lost` or `leader_changed`.
     pub fn queue(
         &self,
         id: LeaseId,
         pool: &PoolRef,
-        patience: Duration,
+        deadline: Millis,
     ) -> Result<oneshot::Receiver<Grant>> {
-        let deadline = now() + patience.as_millis() as u64;
         let mut inner = self.inner();
         if inner.writer.is_none() {
             return Err(Error::Succeeded);

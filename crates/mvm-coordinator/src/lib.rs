@@ -44,9 +44,3 @@ pub use error::{Error, Result, Thing};
 pub use node_client::{Connector, Network, NodeClient, Refused, Told};
 pub use serve::{ApiOptions, ServeOptions, StoreOptions, serve};
 pub use state::{ClusterState, Options};
-
-/// The time on this coordinator's own timeline, in ms: only differences mean something, and only
-/// here.
-pub(crate) use mvm_clock::now;
-/// The wall clock, for what people read.
-pub(crate) use mvm_clock::wall;

@@ -8,7 +8,6 @@
 use crate::claim_dispatch;
 use crate::leadership::Lead;
 use crate::node_client::{NodeClient, Told};
-use crate::now;
 use crate::records::NodeFacts;
 use crate::state::ClusterState;
 use crate::view::Wanted;
@@ -95,7 +94,7 @@ impl Link {
     /// Returns when the document is to be sent again; `None` where no attempt is behind us.
     fn retry(&self) -> Option<Instant> {
         let at = self.failures.retry_at();
-        let wait = Duration::from_millis(at.saturating_sub(now()).max(1));
+        let wait = Duration::from_millis(at.saturating_sub(self.fleet.clock().now()).max(1));
         (at > 0).then(|| Instant::now() + wait)
     }
 
@@ -179,7 +178,8 @@ impl Link {
             return None;
         }
         let waits = self.tried == wanted.digest;
-        (!waits || now() >= self.failures.retry_at()).then(|| wanted.clone())
+        let now = self.fleet.clock().now();
+        (!waits || now >= self.failures.retry_at()).then(|| wanted.clone())
     }
 
     async fn send(&mut self, lead: &Lead, wanted: Wanted) {
@@ -196,7 +196,7 @@ impl Link {
         };
         // The node's status says what it holds now; until that comes the document is not sent again
         // at once.
-        self.failures = Failures { count: self.failures.count + 1, last: now() };
+        self.failures = Failures { count: self.failures.count + 1, last: self.fleet.clock().now() };
         match outcome {
             Ok(()) => self.told(None),
             Err(why) => self.refused(why),

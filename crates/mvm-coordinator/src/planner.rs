@@ -5,7 +5,7 @@ use crate::leadership::Lead;
 use crate::records::{DocumentRecord, NodeFacts, NodeRecord, SHARES, change_node, digest, put};
 use crate::state::ClusterState;
 use crate::view::{KnownNode, View, Wanted};
-use crate::{Error, Result, now, wall};
+use crate::{Error, Result};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
 use mvm_model::fleet::{
@@ -50,11 +50,12 @@ async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
     };
     let grace = document.node_grace_s * 1000;
     let lost = nodes.values().filter_map(|node| node.lost_since);
-    let due = lost.map(|since| since + grace).filter(|at| *at > now()).min();
+    let now = fleet.clock().now();
+    let due = lost.map(|since| since + grace).filter(|at| *at > now).min();
     let placed = {
         let document = document.clone();
         let decide = move || {
-            let placement = place(&document, &nodes, &previous, now());
+            let placement = place(&document, &nodes, &previous, now);
             (placement, previous)
         };
         tokio::task::spawn_blocking(decide).await
@@ -63,7 +64,8 @@ async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
     let changed = write_shares(fleet, lead, &previous.nodes, &placement.nodes).await?;
     tell(fleet, &document, placement, &changed);
     fleet.view().leader.told = digest;
-    let until = |at: Millis| Duration::from_millis(at.saturating_sub(now()).max(1));
+    let now = fleet.clock().now();
+    let until = |at: Millis| Duration::from_millis(at.saturating_sub(now).max(1));
     let period = if fleet.view().placement.unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
     Ok([Some(period), due.map(until), settled].into_iter().flatten().min().unwrap_or(period))
 }
@@ -82,13 +84,14 @@ async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Opt
     // The links have had little time yet: a node that was not heard from may still be there.
     let unsettled = (fleet.options.ttl + SETTLE).saturating_sub(lead.since.elapsed());
     let settled = unsettled.is_zero();
+    let wall = fleet.clock().wall();
     let changes: Vec<(Name, bool, Option<NodeFacts>)> = {
         let view = fleet.view();
         let change = |(name, known): (&Name, &KnownNode)| {
             let alive = known.reached || view.alive.get(name).is_some_and(|by| !by.is_empty());
             let before = known.record.lost_since;
             let offer = known.status.as_deref().map(NodeFacts::of);
-            let news = lost_since(before, alive, settled, wall()) != before;
+            let news = lost_since(before, alive, settled, wall) != before;
             let differs = offer.is_some() && offer != known.record.known;
             (news || differs).then(|| (name.clone(), alive, offer))
         };
@@ -97,7 +100,7 @@ async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Opt
     let write = |(name, alive, offer): (Name, bool, Option<NodeFacts>)| async move {
         let change = |record: &mut NodeRecord| {
             let before = record.clone();
-            record.lost_since = lost_since(record.lost_since, alive, settled, wall());
+            record.lost_since = lost_since(record.lost_since, alive, settled, wall);
             record.known = offer.clone().or(record.known.take());
             *record != before
         };
@@ -109,7 +112,7 @@ async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Opt
                 if let Some(known) = fleet.view().nodes.get_mut(&name) {
                     let mut record = known.record.clone();
                     change(&mut record);
-                    known.changed(record);
+                    known.changed(record, fleet.clock().now());
                 }
                 Ok(())
             }

@@ -71,7 +71,7 @@ fn known(fleet: &Arc<ClusterState>, record: NodeRecord) -> Result<()> {
     if let Some(known) = view.nodes.get_mut(&record.node_id) {
         let same = known.record.address == record.address;
         if same {
-            known.changed(record);
+            known.changed(record, fleet.clock().now());
             known.kick.notify_one();
             return Ok(());
         }
@@ -85,7 +85,7 @@ fn known(fleet: &Arc<ClusterState>, record: NodeRecord) -> Result<()> {
     let node = record.node_id.clone();
     let link = tokio::spawn(link::run(fleet.clone(), node.clone(), client.clone(), kick.clone()));
     let known = KnownNode {
-        missed_since: record.lost_since.map(|_| crate::now()),
+        missed_since: record.lost_since.map(|_| fleet.clock().now()),
         record,
         client,
         status: None,
@@ -183,5 +183,47 @@ pub async fn follow_leader(fleet: &Arc<ClusterState>) {
         }
         fleet.leadership.set_leader(None);
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asking::tests::{Scripted, known_node};
+    use crate::state::tests::{Nowhere, one_of_several};
+    use mvm_clock::ManualClock;
+    use mvm_store::{SqliteStore, Store};
+
+    /// Two coordinators whose clocks are hours apart take the same record of a third one.
+    #[tokio::test]
+    async fn each_coordinator_counts_how_long_a_node_is_missed_by_its_own_clock() {
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory().expect("a store"));
+        let clocks = [1_000, 9_000_000].map(ManualClock::standing);
+        let fleets = clocks
+            .each_ref()
+            .map(|clock| one_of_several(store.clone(), Arc::new(Nowhere), clock.clock()));
+        let missed = || {
+            fleets.each_ref().map(|fleet| {
+                let view = fleet.view();
+                view.nodes.values().next().expect("the node").missed_since
+            })
+        };
+        let port = Scripted::new(&[]);
+        let record = known_node(&port, false).record;
+        let tell = |lost_since| {
+            for fleet in &fleets {
+                known(fleet, NodeRecord { lost_since, ..record.clone() }).expect("taken");
+            }
+        };
+        for fleet in &fleets {
+            fleet.view().nodes.insert(record.node_id.clone(), known_node(&port, false));
+        }
+        tell(Some(77));
+        clocks.iter().for_each(|clock| clock.advance(60_000));
+        tell(Some(77));
+        assert_eq!(missed(), [Some(1_000), Some(9_000_000)], "the record is told twice");
+        tell(None);
+        tell(Some(78));
+        assert_eq!(missed(), [Some(61_000), Some(9_060_000)]);
     }
 }

@@ -4,6 +4,7 @@ use crate::node_client::Network;
 use crate::state::{ClusterState, Options};
 use crate::{Error, Result, api, revocations};
 use mvm_api::identity::Identity;
+use mvm_clock::Clock;
 use mvm_identity::IdentityDir;
 use mvm_identity::files::io;
 use mvm_identity::tls::Credentials;
@@ -81,8 +82,8 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     private::own_dir(&options.root)?;
     let (store, kind) = open_store(&options).await?;
     private::close(&options.root)?;
-    let clock = options.root.join("clock.json");
-    mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
+    let file = options.root.join("clock.json");
+    let clock = Clock::open(&file).map_err(|e| io(format!("open {}", file.display()), e))?;
     let credentials = options.api.identity.take().map(Credentials::open).transpose()?;
     let own = credentials.as_deref().map(own_name).transpose()?;
     let signer = options.ca.as_deref().map(|dir| Signer::open(dir, store.clone())).transpose()?;
@@ -111,10 +112,11 @@ async fn run(mut options: ServeOptions) -> Result<()> {
         },
         store,
         Arc::new(Network { credentials: credentials.clone() }),
+        clock.clone(),
     );
     if let Some(credentials) = &credentials {
         let source = signer.clone().map_or(renewal::Source::Remote, renewal::Source::Local);
-        tokio::spawn(renewal::keep(credentials.clone(), source));
+        tokio::spawn(renewal::keep(credentials.clone(), source, clock));
         tokio::spawn(revocations::run(fleet.clone(), credentials.clone()));
     }
     let app = api::router(fleet.clone(), signer.zip(credentials))?;

@@ -9,7 +9,8 @@ use crate::readiness::Readiness;
 use crate::records::DocumentRecord;
 use crate::shutdown::Shutdown;
 use crate::view::View;
-use crate::{Error, Result, Thing, now};
+use crate::{Error, Result, Thing};
+use mvm_clock::Clock;
 use mvm_model::fleet::{FleetState, Limits};
 use mvm_model::{Millis, Name, PoolRef};
 use mvm_store::Store;
@@ -58,8 +59,9 @@ pub struct ClusterState {
     pub(crate) placing: Placing,
 }
 
-/// How far this coordinator's own life has come.
+/// How far this coordinator's own life has come, and its time.
 pub(crate) struct Life {
+    pub clock: Clock,
     pub started_at: Millis,
     pub readiness: Readiness,
     pub shutdown: Shutdown,
@@ -91,6 +93,7 @@ impl ClusterState {
         options: Options,
         store: Arc<dyn Store>,
         connector: Arc<dyn Connector>,
+        clock: Clock,
     ) -> Arc<ClusterState> {
         let pushes = Semaphore::new(options.pushes.max(1));
         let (readiness, shutdown) = Default::default();
@@ -100,11 +103,16 @@ impl ClusterState {
             options,
             store,
             connector,
-            life: Life { started_at: now(), readiness, shutdown },
+            life: Life { started_at: clock.now(), clock, readiness, shutdown },
             leadership: Leadership::default(),
             nodes: Nodes { view, news: watch::channel(()).0, reachability, places },
             placing: Placing { applying: Default::default(), replan: Notify::new(), pushes },
         })
+    }
+
+    /// Returns this coordinator's clock. Times of its timeline mean something here only.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.life.clock
     }
 
     /// Returns what is known, locked to look at and to change.
@@ -214,7 +222,8 @@ impl ClusterState {
 pub(crate) mod tests {
     use super::*;
 
-    struct Nowhere;
+    /// Reaches nobody.
+    pub struct Nowhere;
 
     impl Connector for Nowhere {
         fn node(&self, node: &Name, _: &str) -> Result<Arc<dyn NodeClient>> {
@@ -233,7 +242,16 @@ pub(crate) mod tests {
 
     /// Returns a coordinator that does nothing and reaches nodes by this connector.
     pub async fn lonely_with(connector: Arc<dyn Connector>) -> Arc<ClusterState> {
-        let store = mvm_store::SqliteStore::in_memory();
+        let store = mvm_store::SqliteStore::in_memory().expect("a store");
+        one_of_several(Arc::new(store), connector, Clock::system())
+    }
+
+    /// Returns a coordinator of those that share this store, with a clock of its own.
+    pub fn one_of_several(
+        store: Arc<dyn Store>,
+        connector: Arc<dyn Connector>,
+        clock: Clock,
+    ) -> Arc<ClusterState> {
         let options = Options {
             fleet_id: "f".parse().expect("a name"),
             name: "c1".parse().expect("a name"),
@@ -244,6 +262,6 @@ pub(crate) mod tests {
             pushes: 1,
             limits: Limits { per_node: 1, per_tenant: 1, total: 1 },
         };
-        ClusterState::new(options, Arc::new(store.expect("a store")), connector)
+        ClusterState::new(options, store, connector, clock)
     }
 }

@@ -1,7 +1,6 @@
 //! What a coordinator knows of the nodes and of the document in force.
 
 use crate::node_client::NodeClient;
-use crate::now;
 use crate::records::{DocumentRecord, NodeRecord, digest};
 use mvm_model::fleet::{FleetNode, NodeStatus, Placement, PoolStatus, Shapes, kept_news, shapes};
 use mvm_model::{DesiredState, Millis, Name, PoolRef};
@@ -116,9 +115,9 @@ pub(crate) struct KnownNode {
 }
 
 impl KnownNode {
-    /// Takes a record that was changed, here or by another coordinator.
-    pub fn changed(&mut self, record: NodeRecord) {
-        let missed = record.lost_since.map(|_| self.missed_since.unwrap_or_else(now));
+    /// Takes a record that was changed, here or by another coordinator. `now` is on our timeline.
+    pub fn changed(&mut self, record: NodeRecord, now: Millis) {
+        let missed = record.lost_since.map(|_| self.missed_since.unwrap_or(now));
         (self.record, self.missed_since) = (record, missed);
     }
 

@@ -3,15 +3,16 @@
 
 use crate::directory::{Credential, IdentityDir};
 use crate::tls::{Credentials, Expect, client};
-use crate::{Error, JoinToken, Result, authority, now};
+use crate::{Error, JoinToken, Result, authority};
 use mvm_api::types::{Signed, SigningRequest};
 use mvm_api::{Client, ClientError, paths};
-use mvm_model::{Code, Name};
+use mvm_model::{Code, Millis, Name};
 use std::sync::Arc;
 
 /// Becomes the node that a token names, and stores its identity in `dir`. Returns the node's name.
-pub async fn join(token: &JoinToken, dir: &IdentityDir) -> Result<Name> {
-    let (credential, name) = token.credential(now())?;
+/// Refused where the token has expired at `now`.
+pub async fn join(token: &JoinToken, dir: &IdentityDir, now: Millis) -> Result<Name> {
+    let (credential, name) = token.credential(now)?;
     let signers = credential.signers.clone();
     let credentials = Credentials::in_memory(credential)?;
     // The key is stored first, so that a request whose answer was lost can be repeated with the

@@ -9,7 +9,8 @@
 //! ([`directory`], [`tls::Credentials`]), join tokens and joining ([`token`], [`enrolment`]), the
 //! revocation list in force ([`revocations`]), and TLS for the API's client ([`client`]).
 //!
-//! Never here: a store or a server. A signer's records, and who may ask it, are `mvm-server`'s.
+//! Never here: a clock (what depends on the time takes the wall clock's as an argument), a store or a
+//! server. A signer's records, and who may ask it, are `mvm-server`'s.
 
 pub mod authority;
 pub mod certificate;
@@ -32,10 +33,3 @@ pub use error::{Error, Result};
 pub use seal::Seal;
 pub use tls::client;
 pub use token::JoinToken;
-
-use mvm_model::Millis;
-
-/// Returns the wall clock, which certificates use: milliseconds since the Unix epoch.
-pub fn now() -> Millis {
-    mvm_clock::wall()
-}

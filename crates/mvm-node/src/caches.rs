@@ -5,7 +5,6 @@
 //! mounts it; only jobs mount it.
 
 use crate::blocking::{blocking, paths_in};
-use crate::clock::wall;
 use crate::deadlines;
 use crate::error::{InternalError, Missing, PoolError, io};
 use crate::instances::Slots;
@@ -202,7 +201,7 @@ impl Caches {
             return Err(PoolError::CacheResized { pool, name }.into());
         }
         disk.generation += 1;
-        disk.committed_at = Some(wall());
+        disk.committed_at = Some(self.records.clock().wall());
         let from = self.state_dir.files(id).cache(index);
         let to = self.cache_file(&instance.pool, &disk);
         blocking(move || promote(&from, &to)).await?;

@@ -1,7 +1,6 @@
 //! The pools: creates and changes them.
 
 use crate::caches::Caches;
-use crate::clock::wall;
 use crate::error::PoolError;
 use crate::health::Health;
 use crate::host::Host;
@@ -79,7 +78,7 @@ impl Catalog {
                     egress: wanted.egress,
                     revisions: Vec::new(),
                     current: None,
-                    created_at: wall(),
+                    created_at: self.records.clock().wall(),
                 };
                 if let Some(known) = world.pools.get(&reference) {
                     let same = known.flake_ref == pool.flake_ref

@@ -6,7 +6,6 @@
 
 use crate::audit::Auditor;
 use crate::catalog::Catalog;
-use crate::clock::wall_of;
 use crate::error::{NodeError, io};
 use crate::host::Host;
 use crate::locks::locked;
@@ -16,7 +15,7 @@ use crate::records::RecordSet;
 use crate::records::{InForce, Records};
 use crate::tenants::Tenants;
 use crate::wake::Wake;
-use crate::{Error, Result, now};
+use crate::{Error, Result};
 use mvm_api::types::{BuildPool, CreatePool, CreateTenant, DesiredStatus, UpdatePool};
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
@@ -120,13 +119,14 @@ fn read(file: &DesiredFile) -> Result<DesiredState> {
 /// Carries out the remaining steps once. Failures are tried again at growing intervals.
 async fn pass(desired: &Arc<Desired>) {
     let Some(in_force) = desired.records.read(|world| world.desired.clone()) else { return };
-    if now() < desired.progress(|p| p.failures.retry_at()) {
+    let clock = desired.records.clock();
+    if clock.now() < desired.progress(|p| p.failures.retry_at()) {
         return;
     }
     if let Err(error) = carry_out_all(desired, &in_force).await {
         tracing::warn!("desired state: {error}");
         desired.progress(|p| {
-            p.failures = Failures { count: p.failures.count + 1, last: now() };
+            p.failures = Failures { count: p.failures.count + 1, last: clock.now() };
             p.last_failure = Some(Arc::new(error));
         });
         return;
@@ -292,12 +292,13 @@ impl Desired {
             None => Vec::new(),
         };
         let progress = self.progress(|p| p.clone());
+        let retry_at = Some(progress.failures.retry_at()).filter(|at| *at > 0);
         DesiredStatus {
             file: progress.file,
             refused: progress.refused,
             in_force: in_force.is_some(),
             pending,
-            retry_at: Some(progress.failures.retry_at()).filter(|at| *at > 0).map(wall_of),
+            retry_at: retry_at.map(|at| self.records.clock().wall_of(at)),
             last_failure_code: progress.last_failure.as_ref().map(|why| why.code()),
             last_failure: progress.last_failure.map(|why| why.to_string()),
         }

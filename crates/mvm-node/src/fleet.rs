@@ -1,7 +1,6 @@
 //! A node of a fleet: carries out the leader's requests.
 
 use crate::Result;
-use crate::clock::wall_of;
 use crate::desired::Desired;
 use crate::error::{LeaseError, NodeError};
 use crate::holders::LeaseHolders;
@@ -184,7 +183,7 @@ impl Fleet {
         let held = |lease: &Lease, instance| HeldClaim {
             id: lease.id,
             instance,
-            expires_at: wall_of(self.holders.ends_at(lease)),
+            expires_at: self.records.clock().wall_of(self.holders.ends_at(lease)),
         };
         self.records.read(|world| {
             let leased = world.instances.values().filter_map(|i| Some((i.lease.as_ref()?, i)));

@@ -3,7 +3,6 @@
 use crate::instances::Slots;
 use crate::links::Links;
 use crate::locks::locked;
-use crate::now;
 use crate::records::Records;
 use mvm_model::policy::{Idle, Sample};
 use mvm_model::{Instance, InstanceId, Millis, State};
@@ -43,7 +42,9 @@ impl IdleTimes {
         locked(&self.samples).retain(|id, _| free.iter().any(|instance| instance.id == *id));
         for instance in free {
             let last = locked(&self.samples).get(&instance.id).copied();
-            let due = last.is_none_or(|idle| now() >= idle.last.at + EVERY.as_millis() as u64);
+            let due = last.is_none_or(|idle| {
+                self.records.clock().now() >= idle.last.at + EVERY.as_millis() as u64
+            });
             if !due {
                 continue;
             }
@@ -61,7 +62,7 @@ impl IdleTimes {
         let stats = machine.stats().await.ok()?;
         let tap = self.links.counters(instance).await.ok();
         Some(Sample {
-            at: now(),
+            at: self.records.clock().now(),
             cpu_ms: stats.cpu_time_ms,
             net_bytes: tap.map_or(0, |tap| tap.rx_bytes + tap.tx_bytes),
             sessions: slot.sessions(),

@@ -1,7 +1,8 @@
 //! The images on this node.
 
+use crate::Result;
 use crate::locks::locked;
-use crate::{Result, now};
+use mvm_clock::Clock;
 use mvm_image::ImageStore;
 use mvm_model::Millis;
 use std::collections::BTreeMap;
@@ -13,14 +14,15 @@ const KNOWN_MS: Millis = 2000;
 /// The store of images, with a cached listing.
 pub(crate) struct Images {
     store: ImageStore,
+    clock: Clock,
     /// The digest of each image's bytes by the image's digest, and when they were listed.
     known: Lock<(Millis, BTreeMap<String, String>)>,
 }
 
 impl Images {
     /// Makes the service for this store.
-    pub(crate) fn new(store: ImageStore) -> Images {
-        Images { store, known: Lock::default() }
+    pub(crate) fn new(store: ImageStore, clock: Clock) -> Images {
+        Images { store, clock, known: Lock::default() }
     }
 
     /// Returns the store.
@@ -36,7 +38,7 @@ impl Images {
     /// Returns the images on the disk: the digest of each one's bytes, by its digest.
     pub(crate) fn on_disk(&self) -> Result<BTreeMap<String, String>> {
         let mut known = locked(&self.known);
-        let now = now();
+        let now = self.clock.now();
         if now >= known.0 + KNOWN_MS {
             let images = self.store.list()?;
             let content = images.into_iter().map(|i| (i.digest.clone(), i.content())).collect();

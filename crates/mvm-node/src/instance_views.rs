@@ -2,13 +2,13 @@
 
 use crate::Result;
 use crate::blocking::blocking;
-use crate::clock::Shown;
 use crate::deadlines::STATS;
 use crate::holders::LeaseHolders;
 use crate::idle::IdleTimes;
 use crate::instances::{Halted, Slots, disk_use_kib};
 use crate::links::Links;
 use crate::records::Records;
+use crate::shown::Shown;
 use crate::state_dir::StateDir;
 use mvm_api::types::{InstanceStats, InstanceView};
 use mvm_hypervisor::Machine;
@@ -79,7 +79,8 @@ impl InstanceViews {
             Ok(live) => (live.process().map(|machine| machine.process().pid), live.lingers()),
             Err(_) => (None, false),
         };
-        Ok(self.view(&instance, pid, lingers.then_some(until), next).shown())
+        let view = self.view(&instance, pid, lingers.then_some(until), next);
+        Ok(view.shown(self.records.clock()))
     }
 
     /// Returns the statistics of an instance, as the host and its guest count them.

@@ -1,10 +1,10 @@
 //! Requests for a lease.
 
+use crate::Result;
 use crate::error::LeaseError;
 use crate::random::random_bytes;
-use crate::{Result, now};
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
-use mvm_model::{Lease, LeaseId};
+use mvm_model::{Lease, LeaseId, Millis};
 
 /// The longest lease, in seconds: one week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
@@ -22,10 +22,11 @@ pub struct LeaseRequest {
 }
 
 impl LeaseRequest {
-    pub(crate) fn lease(&self) -> Result<Lease> {
+    /// Returns a new lease from `since` on.
+    pub(crate) fn lease(&self, since: Millis) -> Result<Lease> {
         let seconds = self.lease_s.unwrap_or(DEFAULT_LEASE_S);
         checked(seconds)?;
-        let (since, purpose) = (now(), self.purpose);
+        let purpose = self.purpose;
         let held = purpose.lives_with_holder();
         let lease = Lease {
             id: LeaseId::from_number(u32::from_be_bytes(random_bytes()?)),

@@ -14,7 +14,6 @@ mod blocking;
 mod builds;
 mod caches;
 mod catalog;
-mod clock;
 #[cfg(test)]
 mod crashes;
 mod deadlines;
@@ -52,6 +51,7 @@ mod records;
 mod recovery;
 pub mod remains;
 mod serve;
+mod shown;
 mod simulated;
 mod socket;
 mod spares;
@@ -75,5 +75,3 @@ pub use names::servers;
 pub use serve::{ApiOptions, Driver, NodeOptions, ServeOptions, serve};
 pub use stages::Stages;
 pub use state_dir::identity_dir;
-
-pub(crate) use clock::now;

@@ -1,7 +1,6 @@
 //! The agent's metrics in the OpenMetrics text format.
 
 use crate::Result;
-use crate::clock::wall_of;
 use crate::error::InternalError;
 use crate::host::Host;
 use crate::instances::Halted;
@@ -60,7 +59,8 @@ impl Metrics {
             registry.register("shortfall", "What the host lacks of what pools want", lacks);
         }
         let started: Gauge = Gauge::default();
-        started.set(i64::try_from(wall_of(self.started_at) / 1000).unwrap_or_default());
+        let started_at = self.records.clock().wall_of(self.started_at);
+        started.set(i64::try_from(started_at / 1000).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);
         if only.is_none()
             && self.identity.exists()

@@ -2,7 +2,6 @@
 
 use crate::Result;
 use crate::builds::Builds;
-use crate::clock::wall;
 use crate::error::{Missing, PoolError};
 use crate::health::Health;
 use crate::images::Images;
@@ -64,7 +63,7 @@ impl PoolBuilder {
             override_inputs: overrides.clone(),
             kernel: pool.kernel,
         };
-        let building = self.builds.begin(reference, wall());
+        let building = self.builds.begin(reference, self.records.clock().wall());
         // When the build is dropped, it ends its programs and removes its files.
         let image = tokio::select! {
             built = self.images.store().build(&request, progress) => built?,
@@ -125,7 +124,7 @@ impl PoolBuilder {
             .change(|world, changes| {
                 let mut pool = world.pool(reference)?.clone();
                 pool.override_inputs = overrides.unwrap_or(pool.override_inputs);
-                let entry = pool.record_build(digest, wall());
+                let entry = pool.record_build(digest, self.records.clock().wall());
                 changes.put_pool(pool);
                 Ok(entry)
             })

@@ -1,7 +1,6 @@
 //! The reconcile loop: asks the model for a plan and has it carried out, a few steps at a time.
 
 use crate::idle::IdleTimes;
-use crate::now;
 use crate::passes::Passes;
 use crate::pool_filler::PoolFiller;
 use crate::pressure::HostPressure;
@@ -68,12 +67,12 @@ impl Reconciler {
     /// Returns the actions that the pool needs; if it needs none, those of its policy for idle
     /// instances.
     fn plan(&self, reference: &PoolRef, slots: usize) -> Vec<Action> {
-        let failures = self.filler.failures(reference);
+        let (failures, now) = (self.filler.failures(reference), self.records.clock().now());
         self.records.read(|world| {
             let Some(pool) = world.pools.get(reference) else { return Vec::new() };
             let instances: Vec<_> = world.of_pool(reference).collect();
             let idle_since = |id| self.idle.since(id);
-            reconcile::next(pool, &instances, failures, slots, idle_since, now())
+            reconcile::next(pool, &instances, failures, slots, idle_since, now)
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
 use crate::{Result, announce, api, dns, jobs, socket};
+use mvm_clock::Clock;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
@@ -141,8 +142,8 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
 async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
     let store = SqliteStore::open(&root.path().join("node.db"))?;
     // The store's lock guarantees that no other agent uses this directory.
-    let clock = root.path().join("clock.json");
-    mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
+    let file = root.path().join("clock.json");
+    let clock = Clock::open(&file).map_err(|e| io(format!("open {}", file.display()), e))?;
     let images = ImageStore::open(root.path(), GuestBinary::new(options.guest))?;
     let images = images.with_sandbox(options.sandbox);
     // No build of an earlier agent is under way in this directory any more.
@@ -163,7 +164,7 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
         .map(|credentials| credentials.credential().facts.identity.name().clone());
     let network = Network::open(root.short_id()).await?.of_root(root.path());
     let node = options.node;
-    Agent::open(AgentParts {
+    let parts = AgentParts {
         state_dir: root,
         store: Arc::new(store),
         hypervisor: driver,
@@ -181,8 +182,8 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
             no_space_timeout: node.no_space_timeout,
             disk_reserve_mib: node.disk_reserve_mib,
         },
-    })
-    .await
+    };
+    Agent::open(parts, clock).await
 }
 
 /// Starts the agent's own tasks.
@@ -205,7 +206,8 @@ async fn serve_tls(agent: &Arc<Agent>, options: ApiOptions) -> Result<()> {
     if let Some(address) = options.advertise.or_else(|| listener_address(&addresses)) {
         tokio::spawn(announce::run(credentials.clone(), address));
     }
-    tokio::spawn(renewal::keep(credentials, renewal::Source::Remote));
+    let clock = agent.base.records.clock().clone();
+    tokio::spawn(renewal::keep(credentials, renewal::Source::Remote, clock));
     Ok(())
 }
 

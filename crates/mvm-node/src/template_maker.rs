@@ -108,7 +108,8 @@ impl TemplateMaker {
     /// agent ends it. If an earlier template was given up, the instance's first event says why.
     async fn create_builder(&self, pool: &PoolRef, why: Option<String>) -> Result<Instance> {
         let (holder, purpose) = ("template".to_owned(), Purpose::Template);
-        let lease = LeaseRequest { holder, purpose, lease_s: Some(MAKING_S) }.lease()?;
+        let wish = LeaseRequest { holder, purpose, lease_s: Some(MAKING_S) };
+        let lease = wish.lease(self.records.clock().now())?;
         let why = why.map(|why| format!("the template is made anew: {why}"));
         self.instances
             .transitions()
@@ -125,7 +126,8 @@ impl TemplateMaker {
         self.instances.bring(instance.id, State::Sleeping, &by).await?;
         let from = self.instances.files(instance.id);
         let to = self.templates.files(key);
-        blocking(move || publish(&from, &to)).await
+        let made_at = self.records.clock().wall();
+        blocking(move || publish(&from, &to, made_at)).await
     }
 
     /// Runs the pool's own command in the guest that becomes the template.
@@ -176,7 +178,7 @@ impl TemplateMaker {
             world.pools.values().filter(lacks).map(|pool| pool.reference.clone()).collect()
         });
         for pool in pools {
-            let due = crate::now() >= self.health.of(&pool).failures.retry_at();
+            let due = self.records.clock().now() >= self.health.of(&pool).failures.retry_at();
             if !due || !locked(&self.under_way).insert(pool.clone()) {
                 continue;
             }

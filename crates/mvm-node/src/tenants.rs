@@ -2,7 +2,6 @@
 
 use crate::Result;
 use crate::blocking::blocking;
-use crate::clock::wall;
 use crate::error::{Overlap, PoolError};
 use crate::links::Links;
 use crate::records::Records;
@@ -40,7 +39,7 @@ impl Tenants {
             name: wanted.name,
             network: wanted.network,
             quotas: wanted.quotas,
-            created_at: wall(),
+            created_at: self.records.clock().wall(),
         };
         let known = self.records.read(|world| world.tenants.get(&tenant.name).cloned());
         if let Some(known) = known {

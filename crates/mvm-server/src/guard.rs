@@ -11,23 +11,23 @@ use axum::{RequestExt, Router};
 use mvm_api::Problem;
 use mvm_api::identity::Identity;
 use mvm_api::routes::{ON_BEHALF_OF, Route, Scope, Server, find};
-use mvm_identity::now;
-use mvm_model::{Code, Name};
+use mvm_clock::Clock;
+use mvm_model::{Code, Millis, Name};
 
 /// Puts the table's checks before the router's routes: the caller's role must be allowed, its
-/// certificate must be valid, and a tenant operator stays within its tenant. Every request gets an
-/// id.
-pub fn guard(router: Router, server: Server) -> Router {
-    let router =
-        router.layer(from_fn(move |request: Request, next: Next| pass(server, request, next)));
+/// certificate must be valid by this clock, and a tenant operator stays within its tenant. Every
+/// request gets an id.
+pub fn guard(router: Router, server: Server, clock: Clock) -> Router {
+    let check = move |request: Request, next: Next| pass(server, clock.wall(), request, next);
+    let router = router.layer(from_fn(check));
     router.layer(from_fn(request::layer))
 }
 
-async fn pass(server: Server, mut request: Request, next: Next) -> Response {
+async fn pass(server: Server, wall: Millis, mut request: Request, next: Next) -> Response {
     let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<Peer>>().cloned() else {
         return Problem::internal("nobody knows who calls").into_response();
     };
-    match admit(server, &peer, &mut request).await {
+    match admit(server, wall, &peer, &mut request).await {
         Ok(asked) => {
             request.extensions_mut().insert(ConnectInfo(asked));
             next.run(request).await
@@ -39,9 +39,15 @@ async fn pass(server: Server, mut request: Request, next: Next) -> Response {
     }
 }
 
-/// Checks that the request may be served, and returns the identity that it is served for.
-async fn admit(server: Server, peer: &Peer, request: &mut Request) -> Result<Peer, Problem> {
-    peer.standing(now())?;
+/// Checks that the request may be served at this time, and returns the identity that it is served
+/// for.
+async fn admit(
+    server: Server,
+    wall: Millis,
+    peer: &Peer,
+    request: &mut Request,
+) -> Result<Peer, Problem> {
+    peer.standing(wall)?;
     let asked = on_behalf(peer, request)?;
     // The router itself answers unknown paths and methods with 404 or 405, whoever calls.
     let Some(path) = request.extensions().get::<MatchedPath>().cloned() else { return Ok(asked) };

@@ -13,6 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use mvm_api::Problem;
 use mvm_api::routes::{IDEMPOTENCY_KEY, Server, find};
+use mvm_clock::Clock;
 use mvm_identity::Seal;
 use mvm_model::{Code, Millis, hex};
 use mvm_store::{Expect, Store, Write};
@@ -56,6 +57,8 @@ pub struct Idempotency {
     pub started_at: Millis,
     /// The key that seals responses that hold secrets.
     pub seal: Option<Arc<Seal>>,
+    /// The clock by which records grow old.
+    pub clock: Clock,
 }
 
 impl<S: Clone + Send + Sync + 'static> Routes<S> {
@@ -88,7 +91,7 @@ impl Idempotency {
         let body = axum::body::to_bytes(body, LONGEST_BODY).await;
         let body = body.map_err(|e| Problem::new(Code::TooLarge, e.to_string()))?;
         let (digest, agent) = (hex::sha256(&body), self.started_at);
-        let begun = Kept { digest: digest.clone(), at: mvm_clock::now(), agent, answer: None };
+        let begun = Kept { digest: digest.clone(), at: self.clock.now(), agent, answer: None };
         if let Some(answer) = self.begin(&record, &begun).await? {
             return Ok(answer);
         }

@@ -5,9 +5,10 @@ use crate::Result;
 use crate::signer::Signer;
 use mvm_api::types::{RevocationList, SigningRequest};
 use mvm_api::{Client, paths};
+use mvm_clock::Clock;
 use mvm_identity::enrolment::{ask, first};
 use mvm_identity::tls::Credentials;
-use mvm_identity::{authority, now, rotate, standing};
+use mvm_identity::{authority, rotate, standing};
 use mvm_model::Millis;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,26 +32,26 @@ pub enum Source {
 /// Renews the identity when it is due and fetches the revocation list, forever. Failures are logged
 /// and tried again; the present identity and list stay in force meanwhile. A certificate that has
 /// expired, or soon will, is logged at once and every hour.
-pub async fn keep(credentials: Arc<Credentials>, source: Source) {
+pub async fn keep(credentials: Arc<Credentials>, source: Source, clock: Clock) {
     let (mut renew_at, mut tell_at) = (0, 0);
     let mut failing = false;
     loop {
         if let Err(problem) = credentials.reload() {
             tracing::warn!("cannot read the identity again: {problem}");
         }
-        if mvm_clock::now() >= tell_at {
-            standing::tell(&credentials.credential(), now());
-            tell_at = mvm_clock::now() + TELL_MS;
+        let (now, wall) = (clock.now(), clock.wall());
+        if now >= tell_at {
+            standing::tell(&credentials.credential(), wall);
+            tell_at = now + TELL_MS;
         }
         let facts = credentials.credential().facts;
         let period = facts.validity.not_after.saturating_sub(facts.validity.not_before) / 10;
-        let outcome = match rotate::due(facts.validity, now()) && mvm_clock::now() >= renew_at {
+        let outcome = match rotate::due(facts.validity, wall) && now >= renew_at {
             true => {
-                let wait = rotate::retry_at(facts.validity, now()).saturating_sub(now());
-                renew_at = mvm_clock::now() + wait;
-                renew(&credentials, &source).await
+                renew_at = now + rotate::retry_at(facts.validity, wall).saturating_sub(wall);
+                renew(&credentials, &source, wall).await
             }
-            false => refresh(&credentials, &source).await,
+            false => refresh(&credentials, &source, wall).await,
         };
         match &outcome {
             Err(problem) if !failing => {
@@ -64,13 +65,14 @@ pub async fn keep(credentials: Arc<Credentials>, source: Source) {
     }
 }
 
-/// Requests a certificate for a new key, and puts it in force.
-pub async fn renew(credentials: &Arc<Credentials>, source: &Source) -> Result<()> {
+/// Requests a certificate for a new key, and puts it in force. A signer in this process signs it at
+/// `wall`, another one by its own clock.
+pub async fn renew(credentials: &Arc<Credentials>, source: &Source, wall: Millis) -> Result<()> {
     let key = authority::new_key()?;
     let request = authority::request(&key)?;
     let present = credentials.credential();
     let signed = match source {
-        Source::Local(signer) => signer.renew(&present.facts, &request, now()).await?,
+        Source::Local(signer) => signer.renew(&present.facts, &request, wall).await?,
         Source::Remote => ask(credentials, paths::CA_RENEW, &SigningRequest { request }).await?,
     };
     credentials.renew(&signed.certificate, &key.serialize_pem())?;
@@ -79,10 +81,11 @@ pub async fn renew(credentials: &Arc<Credentials>, source: &Source) -> Result<()
     Ok(())
 }
 
-/// Fetches the revocation list, and puts it in force.
-pub async fn refresh(credentials: &Arc<Credentials>, source: &Source) -> Result<()> {
+/// Fetches the revocation list, and puts it in force. A signer in this process makes it at `wall`,
+/// another one by its own clock.
+pub async fn refresh(credentials: &Arc<Credentials>, source: &Source, wall: Millis) -> Result<()> {
     let crl = match source {
-        Source::Local(signer) => signer.crl(now()).await?,
+        Source::Local(signer) => signer.crl(wall).await?,
         Source::Remote => {
             let get = |client: Client| async move { client.get(paths::CA_CRL).await };
             first::<RevocationList, _>(credentials, get).await?.crl

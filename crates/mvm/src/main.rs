@@ -16,6 +16,7 @@ mod logging;
 mod output;
 mod progress;
 mod session;
+mod time;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,7 @@
 //! Output: tables for people, JSON and YAML for programs, errors for both.
 
 use crate::error::CliError;
+use crate::time::wall;
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use mvm_archive::plain;
@@ -324,8 +325,7 @@ pub fn format_of(words: impl IntoIterator<Item = std::ffi::OsString>) -> Format 
 
 /// Returns the time since then, in the largest unit that fits.
 pub fn age(since: mvm_model::Millis) -> String {
-    let now = jiff::Timestamp::now().as_millisecond();
-    let seconds = (now - since as i64).max(0) / 1000;
+    let seconds = wall().saturating_sub(since) / 1000;
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m", seconds / 60),

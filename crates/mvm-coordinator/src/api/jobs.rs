@@ -38,7 +38,7 @@ pub async fn create(
         return relay(&fleet, &way_to(&fleet, &soonest()?)?, request).await;
     }
     let key = key_of(&request)?;
-    let place = placed::node(&*fleet.store, &key, soonest).await?;
+    let place = placed::node(&*fleet.store, &key, fleet.clock().now(), soonest).await?;
     let outcome = match way_to(&fleet, &place.node) {
         Ok(way) => relay(&fleet, &way, request).await,
         Err(error) => Err(error),

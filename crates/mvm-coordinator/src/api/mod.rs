@@ -14,7 +14,7 @@ mod proxy;
 mod ways;
 
 use crate::Error;
-use crate::state::ClusterState;
+use crate::state::{ClusterState, Life};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -81,8 +81,9 @@ fn passed() -> Routes<Arc<ClusterState>> {
 
 /// Returns the memory of what was made here, by idempotency key.
 fn once(fleet: &ClusterState) -> Idempotency {
-    let (store, started_at) = (fleet.store.clone(), fleet.life.started_at);
-    Idempotency { store, server: Server::Coordinator, started_at, seal: None }
+    let Life { started_at, clock, .. } = &fleet.life;
+    let (store, started_at, clock) = (fleet.store.clone(), *started_at, clock.clone());
+    Idempotency { store, server: Server::Coordinator, started_at, seal: None, clock }
 }
 
 /// Returns the router of the whole API.
@@ -90,15 +91,15 @@ pub fn router(
     fleet: Arc<ClusterState>,
     signer: Option<(Arc<Signer>, Arc<Credentials>)>,
 ) -> crate::Result<Router> {
-    let mut all = routes().once(once(&fleet));
+    let (mut all, clock) = (routes().once(once(&fleet)), fleet.clock().clone());
     // A create that is passed on is remembered where it is made.
     all = all.merge(passed());
     if let Some((signer, credentials)) = signer {
-        all = all.merge(signer::routes(signer, credentials)?);
+        all = all.merge(signer::routes(signer, credentials, clock.clone())?);
     }
     let router = all.into_router().route_layer(from_fn_with_state(fleet.clone(), proxy::to_leader));
     let router = router.route_layer(from_fn_with_state(fleet.clone(), when_ready));
-    Ok(guard(router.fallback(unknown).with_state(fleet), Server::Coordinator))
+    Ok(guard(router.fallback(unknown).with_state(fleet), Server::Coordinator, clock))
 }
 
 async fn describe() -> Response {
@@ -157,14 +158,15 @@ mod tests {
     async fn every_create_of_the_table_honours_its_key() {
         let fleet = crate::state::tests::lonely().await;
         let app = routes().once(once(&fleet)).merge(passed()).into_router();
-        let app = guard(app.with_state(fleet.clone()), Server::Coordinator);
+        let clock = fleet.clock().clone();
+        let app = guard(app.with_state(fleet.clone()), Server::Coordinator, clock.clone());
         let signers = |r: &Route| r.is_of(Server::Signer);
         let ours = |r: &&Route| r.once && r.is_of(Server::Coordinator) && !signers(r);
         let mut walked = Vec::new();
         for route in mvm_api::routes::ROUTES.iter().filter(ours) {
             let path = route.path.replace("{tenant}", "ci").replace("{pool}", "runners");
-            let kept =
-                serde_json::json!({ "digest": hex::sha256(b"{}"), "at": crate::now(), "agent": 1 });
+            let (digest, at) = (hex::sha256(b"{}"), clock.now());
+            let kept = serde_json::json!({ "digest": digest, "at": at, "agent": 1 });
             let key = hex::sha256(["uid:0", &path, "k1"].join("\0").as_bytes());
             let key = format!("idempotency/{key}");
             let kept = crate::records::put(key, &kept, mvm_store::Expect::Any);

@@ -2,7 +2,7 @@
 //! sure that the key stands for one job (`mvm_server::Idempotency`).
 
 use crate::records::put;
-use crate::{Result, now, records};
+use crate::{Result, records};
 use axum::http::StatusCode;
 use mvm_model::{Millis, Name};
 use mvm_store::{Error, Expect, Store, Write};
@@ -36,11 +36,12 @@ pub struct Place {
     record: (String, u64),
 }
 
-/// Returns the place of a key: the recorded one, else what `choose` returns, which is recorded.
-/// The record says that one more request goes there.
+/// Returns the place of a key: the recorded one, else what `choose` returns, which is recorded as
+/// chosen `now`. The record says that one more request goes there.
 pub async fn node(
     store: &dyn Store,
     key: &str,
+    now: Millis,
     choose: impl Fn() -> Result<Name>,
 ) -> Result<Place> {
     let at = format!("{PREFIX}{key}");
@@ -51,14 +52,14 @@ pub async fn node(
                 let before = before.saturating_add(1);
                 (Placed { node, at, before }, Expect::Revision(found.revision))
             }
-            None => (Placed { node: choose()?, at: now(), before: 0 }, Expect::Absent),
+            None => (Placed { node: choose()?, at: now, before: 0 }, Expect::Absent),
         };
         let first = matches!(expect, Expect::Absent);
         match store.commit(vec![put(at.clone(), &placed, expect)]).await {
             Ok(revision) => {
                 let drawn = u8::from_str_radix(key.get(..2).unwrap_or_default(), 16);
                 if first && drawn.is_ok_and(|drawn| drawn % SWEEP == 0) {
-                    sweep(store, now()).await?;
+                    sweep(store, now).await?;
                 }
                 return Ok(Place { node: placed.node, first, record: (at, revision) });
             }
@@ -116,7 +117,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_stays_with_its_node_until_that_refuses_it() {
         let store = SqliteStore::in_memory().expect("a store");
-        let ask = async |name| node(&store, "ab", choose(name)).await.expect("a place");
+        let ask = async |name| node(&store, "ab", 0, choose(name)).await.expect("a place");
         let mut place = ask("n1").await;
         assert_eq!((place.node.as_str(), place.first), ("n1", true));
         for status in [200, 409, 422, 500, 503] {
@@ -136,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_asked_again_meanwhile_keeps_the_key() {
         let store = SqliteStore::in_memory().expect("a store");
-        let ask = async |name| node(&store, "ab", choose(name)).await.expect("a place");
+        let ask = async |name| node(&store, "ab", 0, choose(name)).await.expect("a place");
         let lost = ask("n1").await;
         // The client did not wait for the outcome of its first request, and the node takes this one.
         let made = ask("n2").await;
@@ -149,11 +150,11 @@ mod tests {
     async fn what_nodes_have_forgotten_is_forgotten() {
         let store = SqliteStore::in_memory().expect("a store");
         for key in ["ab", "cd"] {
-            node(&store, key, choose("n1")).await.expect("a node");
+            node(&store, key, 1, choose("n1")).await.expect("a node");
         }
-        sweep(&store, now() + KEPT / 2).await.expect("swept");
+        sweep(&store, 1 + KEPT / 2).await.expect("swept");
         assert_eq!(store.list(PREFIX).await.expect("listed").len(), 2);
-        sweep(&store, now() + KEPT + 1000).await.expect("swept");
+        sweep(&store, 1 + KEPT + 1000).await.expect("swept");
         assert_eq!(store.list(PREFIX).await.expect("listed").len(), 0);
     }
 }

@@ -4,11 +4,11 @@
 //! link to its node breaks: a half-open connection says nothing, and asking again with the same id
 //! asks for the same claim.
 
+use crate::Error;
 use crate::claim_queue::ClaimOrder;
 use crate::leadership::Lead;
 use crate::node_client::Refused;
 use crate::state::ClusterState;
-use crate::{Error, now};
 use mvm_api::fleet::NodeClaim;
 use mvm_api::types::Claim;
 use mvm_model::fleet::{Asking, Heard, Step};
@@ -60,7 +60,8 @@ pub(crate) async fn ask(
         if error.code() == Code::StaleLeader {
             break;
         }
-        let step = asking.heard(heard, fleet.reaches(node), fleet.has_lost(node), now());
+        let step =
+            asking.heard(heard, fleet.reaches(node), fleet.has_lost(node), fleet.clock().now());
         tracing::info!(claim = %order.id, %node, ?heard, ?step, "not served: {error}");
         match step {
             Step::Elsewhere => return Err(Unserved::Elsewhere(error)),
@@ -125,4 +126,4 @@ pub(crate) fn told(unserved: Unserved, node: &Name) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -23,7 +23,7 @@ const CLAIM: LeaseId = LeaseId::of_claim(0x0123_4567_89ab_cdef);
 
 /// The node's answer to a claim.
 #[derive(Clone, Copy, Debug)]
-enum Answer {
+pub(crate) enum Answer {
     Served,
     Refused,
     Failed,
@@ -32,13 +32,13 @@ enum Answer {
 }
 
 /// A node that gives these answers to claims, in this order, and confirms every request to end one.
-struct Scripted {
+pub(crate) struct Scripted {
     answers: Mutex<VecDeque<Answer>>,
     asked: Mutex<Vec<&'static str>>,
 }
 
 impl Scripted {
-    fn new(answers: &[Answer]) -> Arc<Scripted> {
+    pub fn new(answers: &[Answer]) -> Arc<Scripted> {
         let answers = Mutex::new(answers.iter().copied().collect());
         Arc::new(Scripted { answers, asked: Mutex::default() })
     }
@@ -117,6 +117,12 @@ async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<ClusterState>, Arc
     let election = mvm_store::Election::new(fleet.store.clone(), "leader");
     let leadership = election.campaign(b"{}", Duration::from_secs(600)).await.expect("elected");
     let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));
+    fleet.view().nodes.insert(node(), known_node(port, reached));
+    (fleet, lead)
+}
+
+/// Returns the node as a coordinator knows it that reaches it or not.
+pub(crate) fn known_node(port: &Arc<Scripted>, reached: bool) -> KnownNode {
     let record = NodeRecord {
         node_id: node(),
         address: "unix:/nowhere".to_owned(),
@@ -124,7 +130,7 @@ async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<ClusterState>, Arc
         lost_since: None,
         known: None,
     };
-    let known = KnownNode {
+    KnownNode {
         record,
         client: port.clone(),
         status: None,
@@ -135,9 +141,7 @@ async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<ClusterState>, Arc
         refused: None,
         kick: Arc::default(),
         link: tokio::spawn(async {}).abort_handle(),
-    };
-    fleet.view().nodes.insert(node(), known);
-    (fleet, lead)
+    }
 }
 
 fn reach(fleet: &ClusterState, reached: bool) {
@@ -151,7 +155,8 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
 async fn asked(answers: &[Answer]) -> (Result<Claim, Unserved>, Vec<&'static str>) {
     let port = Scripted::new(answers);
     let (fleet, lead) = leading(&port, true).await;
-    let outcome = soon(ask(&fleet, &lead, &order(false), &node(), Asking::new(now()))).await;
+    let asking = Asking::new(fleet.clock().now());
+    let outcome = soon(ask(&fleet, &lead, &order(false), &node(), asking)).await;
     (outcome, port.asked())
 }
 
@@ -174,10 +179,10 @@ async fn a_request_that_is_never_answered_is_not_waited_for_when_its_link_breaks
     let port = Scripted::new(&[Answer::Never, Answer::Served]);
     let (fleet, lead) = leading(&port, true).await;
     let (of, with) = (fleet.clone(), lead.clone());
-    let asking =
-        tokio::spawn(
-            async move { ask(&of, &with, &order(false), &node(), Asking::new(now())).await },
-        );
+    let asking = tokio::spawn(async move {
+        let asking = Asking::new(of.clock().now());
+        ask(&of, &with, &order(false), &node(), asking).await
+    });
     sleep(Duration::from_millis(50)).await;
     reach(&fleet, false);
     sleep(Duration::from_millis(1200)).await;

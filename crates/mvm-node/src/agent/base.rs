@@ -1,6 +1,7 @@
 //! The services that every other service uses: the process, the records, and the audit logs.
 
 use super::parts::AgentParts;
+use crate::Result;
 use crate::audit::{Audit, Auditor};
 use crate::instances::Slots;
 use crate::passes::Passes;
@@ -8,7 +9,7 @@ use crate::records::Records;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
 use crate::wake::Wake;
-use crate::{Result, now};
+use mvm_clock::Clock;
 use mvm_identity::tls::Credentials;
 use mvm_model::Millis;
 use std::sync::Arc;
@@ -29,10 +30,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Describes a process that starts now.
-    pub fn new(parts: &AgentParts) -> Process {
+    /// Describes a process that starts now, by this clock.
+    pub fn new(parts: &AgentParts, clock: &Clock) -> Process {
         Process {
-            started_at: now(),
+            started_at: clock.now(),
             stop: Notify::new(),
             netns: parts.settings.netns.clone(),
             credentials: parts.credentials.clone(),
@@ -55,9 +56,9 @@ pub(crate) struct Base {
 
 impl Base {
     /// Reads the records. Puts aside the logs of destroyed tenants.
-    pub async fn open(parts: &AgentParts) -> Result<Base> {
-        let records = Arc::new(Records::open(parts.store.clone()).await?);
-        let audit = Arc::new(Audit::open(parts.state_dir.audit())?);
+    pub async fn open(parts: &AgentParts, clock: Clock) -> Result<Base> {
+        let records = Arc::new(Records::open(parts.store.clone(), clock.clone()).await?);
+        let audit = Arc::new(Audit::open(parts.state_dir.audit(), clock)?);
         records.read(|world| {
             audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))
         })?;

@@ -17,6 +17,7 @@ pub(crate) use parts::{AgentParts, AgentSettings};
 use crate::Result;
 use base::{Base, Process};
 use lifecycle::Lifecycle;
+use mvm_clock::Clock;
 use pools::Pools;
 use std::sync::Arc;
 use steering::Steering;
@@ -37,10 +38,10 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Reads the records and makes the services. No machine is touched.
-    pub async fn open(parts: AgentParts) -> Result<Arc<Agent>> {
-        let base = Base::open(&parts).await?;
-        let process = Process::new(&parts);
+    /// Reads the records and makes the services, whose time is this clock's. No machine is touched.
+    pub async fn open(parts: AgentParts, clock: Clock) -> Result<Arc<Agent>> {
+        let process = Process::new(&parts, &clock);
+        let base = Base::open(&parts, clock).await?;
         let supplies = Supplies::new(&parts, &base);
         let lifecycle = Lifecycle::new(&parts, &base, &supplies);
         let work = Work::new(&parts.settings, &base, &supplies, &lifecycle);
@@ -49,5 +50,11 @@ impl Agent {
             Steering::new(&parts.settings, &process, &base, &supplies, &lifecycle, &work, &pools);
         let views = Views::new(&process, &base, &supplies, &lifecycle, &work, &pools);
         Ok(Arc::new(Agent { process, base, supplies, lifecycle, work, pools, steering, views }))
+    }
+
+    /// Advances this agent's clock, which its test has made.
+    #[cfg(test)]
+    pub fn advance(&self, by: mvm_model::Millis) {
+        self.base.records.clock().hand().expect("a clock of a test").advance(by);
     }
 }

@@ -27,7 +27,7 @@ impl Pools {
     pub fn new(base: &Base, supplies: &Supplies, lifecycle: &Lifecycle, work: &Work) -> Pools {
         let Base { records, auditor, wake, .. } = base;
         let Supplies { host, images, transfer, links, caches, templates, .. } = supplies;
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::new(records.clock().clone()));
         let template_maker = Arc::new(TemplateMaker::new(
             records.clone(),
             lifecycle.instances.clone(),

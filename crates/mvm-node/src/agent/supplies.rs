@@ -37,7 +37,7 @@ impl Supplies {
                 state_dir.path(),
             )),
             image_store: images.clone(),
-            images: Arc::new(Images::new(images.clone())),
+            images: Arc::new(Images::new(images.clone(), records.clock().clone())),
             transfer: Arc::new(Transfer::new(
                 images.clone(),
                 parts.credentials.clone(),

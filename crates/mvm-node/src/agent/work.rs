@@ -35,7 +35,7 @@ impl Work {
     ) -> Work {
         let Base { records, slots, auditor, wake, .. } = base;
         let instances = &lifecycle.instances;
-        let holders = LeaseHolders::new();
+        let holders = LeaseHolders::new(records.clock().clone());
         let leases = Arc::new(Leases::new(
             records.clone(),
             instances.clone(),

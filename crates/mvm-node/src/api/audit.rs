@@ -5,7 +5,6 @@ use crate::Error;
 use crate::agent::Agent;
 use crate::audit::{Act, note_target, within};
 use crate::blocking::blocking;
-use crate::clock::wall;
 use crate::error::{InternalError, Missing, io};
 use crate::records::RecordSet;
 use axum::body::Body as HttpBody;
@@ -46,7 +45,7 @@ pub async fn prune(
     request: Option<Extension<RequestId>>,
     Body(body): Body<PruneAudit>,
 ) -> Answer<PruneResult> {
-    if body.before > wall() {
+    if body.before > agent.base.records.clock().wall() {
         let detail = "records of the future cannot be pruned: `before` is later than now";
         return Err(Problem::new(Code::InvalidValue, detail)
             .hint("give a moment that is past, in ms since the Unix epoch")

@@ -4,9 +4,9 @@ use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared
 use super::pools::reference as pool_reference;
 use super::streams;
 use crate::agent::Agent;
-use crate::clock::Shown;
 use crate::error::{Missing, io};
 use crate::jobs::{Attached, Follow};
+use crate::shown::Shown;
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, Request, State};
@@ -53,7 +53,9 @@ pub async fn list(
     let mut jobs = agent.work.jobs.views(&filter).await;
     jobs.retain(|job| peer.sees(&job.tenant_id));
     let page = page.of(jobs);
-    Ok(List { items: page.items.into_iter().map(Shown::shown).collect(), next: page.next })
+    let clock = agent.base.records.clock();
+    let items = page.items.into_iter().map(|view| view.shown(clock)).collect();
+    Ok(List { items, next: page.next })
 }
 
 pub async fn show(
@@ -98,7 +100,7 @@ pub async fn cancel(
 ) -> Answer<JobView> {
     let id = agent.work.jobs.seen_by(&peer, &id).await?;
     let job = agent.work.jobs.cancel(id, "canceled").await?;
-    Ok(Json(JobView::from(&job).shown()))
+    Ok(Json(JobView::from(&job).shown(agent.base.records.clock())))
 }
 
 /// Returns the job once it has ended or the time is up.
@@ -232,7 +234,10 @@ async fn send(
         frame::write(&mut to, &piece).await.map_err(drop)?;
     }
     let reply = match job {
-        Ok(job) => Reply::Ok(serde_json::to_value(JobView::from(&job).shown()).unwrap_or_default()),
+        Ok(job) => {
+            let view = JobView::from(&job).shown(agent.base.records.clock());
+            Reply::Ok(serde_json::to_value(view).unwrap_or_default())
+        }
         Err(error) => Reply::Error { code: error.code().to_string(), message: error.detail() },
     };
     frame::write(&mut to, &Frame::Reply(reply)).await.map_err(drop)

@@ -20,7 +20,6 @@ mod tenants;
 mod tests;
 
 use crate::agent::Agent;
-use crate::clock::wall_of;
 use axum::extract::State;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -48,7 +47,8 @@ pub async fn serve_tls(listener: TlsListener, app: Router) -> std::io::Result<()
 
 /// Returns the routes, with the access checks of the table of routes.
 pub fn app(agent: Arc<Agent>) -> Router {
-    guard(router(agent), Server::Agent)
+    let clock = agent.base.records.clock().clone();
+    guard(router(agent), Server::Agent, clock)
 }
 
 fn router(agent: Arc<Agent>) -> Router {
@@ -58,6 +58,7 @@ fn router(agent: Arc<Agent>) -> Router {
             server: Server::Agent,
             started_at: agent.process.started_at,
             seal: None,
+            clock: agent.base.records.clock().clone(),
         })
         .into_router()
         .layer(from_fn_with_state(agent.clone(), audit::layer))
@@ -148,7 +149,7 @@ async fn agent(State(agent): Shared) -> Json<AgentInfo> {
         accelerator_reason: agent.supplies.host.accelerator_reason().to_owned(),
         simulated: driver.simulated,
         netns: agent.process.netns.clone(),
-        started_at: wall_of(agent.process.started_at),
+        started_at: agent.base.records.clock().wall_of(agent.process.started_at),
         instances: agent.base.records.read(|world| world.instances.len()),
         capacity: agent.supplies.host.capacity(),
         shortfalls: agent.base.records.read(|world| lacks.with(world)).all(),

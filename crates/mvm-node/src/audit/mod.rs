@@ -15,6 +15,7 @@ use crate::locks::locked;
 use crate::records::Records;
 use log::{Logs, Written};
 use mvm_api::audit::{AuditLogView, PrunedView};
+use mvm_clock::Clock;
 use mvm_model::audit::{AGENT, Entry, NODE_LOG, OK, bounded};
 use mvm_model::{Instance, InstanceRef, Job, JobId, Millis, Name};
 use prometheus_client::metrics::counter::Counter;
@@ -37,10 +38,10 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens the logs in this directory.
-    pub fn open(dir: PathBuf) -> Result<Audit> {
+    /// Opens the logs in this directory, for records with this clock's times.
+    pub fn open(dir: PathBuf, clock: Clock) -> Result<Audit> {
         Ok(Audit {
-            logs: Logs::open(dir)?,
+            logs: Logs::open(dir, clock)?,
             records: Counter::default(),
             failures: Counter::default(),
         })

@@ -98,6 +98,7 @@ async fn asked(frame: &[u8]) -> (String, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_clock::Clock;
     use mvm_guest::protocol::ExecRequest;
 
     async fn bytes_of(frame: &Frame) -> Vec<u8> {
@@ -109,7 +110,8 @@ mod tests {
     #[tokio::test]
     async fn a_session_is_logged_by_its_request_and_passed_on_unchanged() {
         let dir = tempfile::tempdir().expect("directory");
-        let audit = Arc::new(Audit::open(dir.path().join("audit")).expect("audit"));
+        let audit =
+            Arc::new(Audit::open(dir.path().join("audit"), Clock::system()).expect("audit"));
         let argv = ["make", "--password=secret"].map(str::to_owned).to_vec();
         let env = [("TOKEN".to_owned(), "secret".to_owned())].into();
         let request =

@@ -7,6 +7,7 @@ use crate::stages::Stages;
 use crate::state_dir::StateDir;
 use crate::{Result, desired, jobs};
 use async_trait::async_trait;
+use mvm_clock::ManualClock;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, Latencies, Moment, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore, Platform, Revision};
@@ -84,8 +85,9 @@ static GUESTS: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     builder.worker_threads(1).enable_all().build().expect("a runtime")
 });
 
-/// A host.
+/// A host. Its clock runs on from one agent to the next.
 pub struct Host {
+    pub clock: ManualClock,
     dir: tempfile::TempDir,
     records: Arc<SqliteStore>,
     machines: RefCell<SimHypervisor>,
@@ -122,7 +124,8 @@ impl Host {
             let _context = GUESTS.enter();
             SimHypervisor::new(Latencies::NONE, FaultPlan::none(), Some(guest))
         };
-        Host { dir, records, machines: RefCell::new(machines), trap: Arc::default() }
+        let (clock, trap) = (ManualClock::running(), Arc::default());
+        Host { clock, dir, records, machines: RefCell::new(machines), trap }
     }
 
     /// Sets the fault that will happen, and restarts the count of points.
@@ -210,7 +213,7 @@ impl Host {
         let images = ImageStore::open(root.path(), GuestBinary::new(b""))?;
         let network = Network::open(root.short_id()).await?;
         let pressure = self.dir.path().join("pressure");
-        Agent::open(AgentParts {
+        let parts = AgentParts {
             state_dir: root,
             store: records,
             hypervisor: Arc::new(machines),
@@ -219,8 +222,8 @@ impl Host {
             credentials: None,
             stages: Stages::default(),
             settings: AgentSettings::of_tests(Some("node".parse()?), pressure),
-        })
-        .await
+        };
+        Agent::open(parts, self.clock.clock()).await
     }
 }
 

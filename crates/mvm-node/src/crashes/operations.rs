@@ -2,11 +2,11 @@
 
 use super::host::IMAGES;
 use super::runs::{MARK, write};
+use crate::Result;
 use crate::agent::Agent;
 use crate::error::Missing;
 use crate::lease_request::LeaseRequest;
 use crate::leases::leased;
-use crate::{Result, now};
 use futures::future::{FutureExt, LocalBoxFuture};
 use mvm_api::fleet::{Leader, NodeClaim};
 use mvm_api::types::{CreatePool, CreateTenant, PolicyPatch, ScalePool, UpdatePool};
@@ -213,7 +213,7 @@ async fn abandoned_claim(agent: &Arc<Agent>) -> Result<()> {
     let claim = NodeClaim { leader, pool, holder, lease_s: None };
     agent.steering.fleet.claim(&id.to_string(), claim).await?;
     let mut changes = agent.base.records.subscribe();
-    crate::clock::advance(HOLD_MS);
+    agent.advance(HOLD_MS);
     agent.work.leases.expire().await;
     while agent.base.records.read(|world| leased(world, id).is_ok()) {
         let _ = changes.changed().await;
@@ -463,12 +463,11 @@ pub async fn linger_no_more(agent: &Arc<Agent>) -> Result<()> {
 
 /// Records what `pool build` records once the image is built.
 pub async fn build(agent: &Arc<Agent>, reference: &PoolRef, digest: &str) -> Result<()> {
-    agent
-        .base
-        .records
+    let records = &agent.base.records;
+    records
         .change(|world, changes| {
             let mut pool = world.pool(reference)?.clone();
-            pool.record_build(digest, now());
+            pool.record_build(digest, records.clock().now());
             changes.put_pool(pool);
             Ok(())
         })

@@ -155,7 +155,7 @@ pub async fn unrest(agent: &Agent, world: &RecordSet) -> Option<String> {
     let job = world.jobs.values().find(|job| !job.state.has_ended())?;
     if job.state == JobState::Preparing {
         // The client that submitted the job is gone.
-        crate::clock::advance(PREPARING_MS);
+        agent.advance(PREPARING_MS);
         if let Err(error) = agent.work.jobs.tidy().await {
             return Some(error.to_string());
         }

@@ -110,7 +110,7 @@ async fn unrest(agent: &Arc<Agent>) -> Option<String> {
     let held = |i: &&Instance| i.lease.as_ref().is_some_and(|l| l.purpose != Purpose::Manual);
     if let Some(instance) = world.instances.values().find(held) {
         // A lease whose end has failed ends at a later try.
-        crate::clock::advance(60_000);
+        agent.advance(60_000);
         return Some(format!("{instance:?}"));
     }
     if let Some(in_force) = &world.desired {
@@ -123,14 +123,14 @@ async fn unrest(agent: &Arc<Agent>) -> Option<String> {
     for pool in world.pools.values() {
         let instances: Vec<_> = world.of_pool(&pool.reference).collect();
         let failures = agent.pools.health.of(&pool.reference).failures;
-        if crate::now() < failures.retry_at() {
-            crate::clock::advance(failures.retry_at() - crate::now());
-        }
+        let clock = agent.base.records.clock();
+        agent.advance(failures.retry_at().saturating_sub(clock.now()));
+        let now = clock.now();
         if agent.supplies.templates.renewal_of(pool).is_some_and(|renewal| !renewal.done) {
             return Some(format!("the template of {} is to be made anew", pool.reference));
         }
-        let mut actions = plan(pool, &instances, failures, 100, crate::now());
-        actions.extend(policy::act(pool, instances, |id| agent.work.idle.since(id), crate::now()));
+        let mut actions = plan(pool, &instances, failures, 100, now);
+        actions.extend(policy::act(pool, instances, |id| agent.work.idle.since(id), now));
         if !actions.is_empty() {
             return Some(format!("{actions:?}"));
         }

@@ -53,10 +53,11 @@ pub(super) struct Front {
 impl Front {
     /// Makes a front that does not serve yet.
     pub fn new(record: &Expose, servers: Arc<Servers>, metrics: Metrics) -> Arc<Front> {
+        let seats = Seats::new(record.limits, servers.clock().clone());
         Arc::new(Front {
             route: Route { listen: record.listen, pool: record.pool.clone(), to: record.to },
             servers,
-            seats: Seats::new(record.limits),
+            seats,
             refused: Lock::default(),
             closed: watch::Sender::new(false),
             metrics,

@@ -10,7 +10,6 @@ mod servers;
 
 use crate::Result;
 use crate::audit::Auditor;
-use crate::clock::wall;
 use crate::error::{FrontError, Missing};
 use crate::instances::Instances;
 use crate::leases::Leases;
@@ -84,7 +83,7 @@ impl Exposes {
                     to: wanted.to,
                     limits: wanted.limits,
                     instances: Default::default(),
-                    created_at: wall(),
+                    created_at: self.records.clock().wall(),
                 };
                 (record, Some(listener))
             }

@@ -2,7 +2,8 @@
 
 use crate::error::FrontError;
 use crate::locks::locked;
-use crate::{Error, Result, now};
+use crate::{Error, Result};
+use mvm_clock::Clock;
 use mvm_model::InstanceId;
 use mvm_model::expose::{Front as Decisions, Limits};
 use std::sync::{Arc, Mutex as Lock};
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 
 /// The connections' places at the instances that serve a front.
 pub(super) struct Seats {
+    clock: Clock,
     limits: Lock<Limits>,
     decisions: Lock<Decisions>,
     /// Notified when waiting connections must check again.
@@ -21,10 +23,10 @@ pub(super) struct Seats {
 
 impl Seats {
     /// Makes the places of a front without connections.
-    pub fn new(limits: Limits) -> Arc<Seats> {
+    pub fn new(limits: Limits, clock: Clock) -> Arc<Seats> {
         let (decisions, hopeless) = (Lock::default(), Lock::default());
         let limits = Lock::new(limits);
-        Arc::new(Seats { limits, decisions, changed: Notify::new(), hopeless })
+        Arc::new(Seats { clock, limits, decisions, changed: Notify::new(), hopeless })
     }
 
     pub fn limits(&self) -> Limits {
@@ -67,10 +69,10 @@ impl Seats {
                 if let Some(id) = decisions.assign(&limits) {
                     return Ok(waiting.seated(id));
                 }
-                while decisions.wake(&limits, now()) {
+                while decisions.wake(&limits, self.clock.now()) {
                     wake();
                 }
-                decisions.retry_at().saturating_sub(now())
+                decisions.retry_at().saturating_sub(self.clock.now())
             };
             let (failures, error) = locked(&self.hopeless).clone();
             if let Some(error) = error.filter(|_| failures != begun) {
@@ -92,9 +94,9 @@ impl Seats {
     /// Notes that an instance was woken, or could not be.
     pub fn woken(&self, woken: Result<InstanceId>) {
         match woken {
-            Ok(id) => locked(&self.decisions).woken(id, now()),
+            Ok(id) => locked(&self.decisions).woken(id, self.clock.now()),
             Err(error) => {
-                if !locked(&self.decisions).failed(now()) {
+                if !locked(&self.decisions).failed(self.clock.now()) {
                     let mut hopeless = locked(&self.hopeless);
                     *hopeless = (hopeless.0 + 1, Some(Arc::new(error)));
                 }
@@ -105,12 +107,12 @@ impl Seats {
 
     /// Adds an instance that has served since an earlier agent.
     pub fn adopt(&self, id: InstanceId) {
-        locked(&self.decisions).adopt(id, now());
+        locked(&self.decisions).adopt(id, self.clock.now());
     }
 
     /// Returns the instances to end, because they have had no connection for long enough.
     pub fn over(&self) -> Vec<InstanceId> {
-        locked(&self.decisions).end(&self.limits(), now())
+        locked(&self.decisions).end(&self.limits(), self.clock.now())
     }
 
     /// Notes that an instance was ended.
@@ -161,7 +163,7 @@ pub(super) struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(seats) = &self.seats {
-            locked(&seats.decisions).close(self.id, now());
+            locked(&seats.decisions).close(self.id, seats.clock.now());
             seats.changed.notify_waiters();
         }
     }

@@ -1,5 +1,6 @@
 //! The instances behind fronts: woken under a lease for as long as they serve.
 
+use crate::Result;
 use crate::audit::Auditor;
 use crate::error::Missing;
 use crate::instances::{Instances, Slot};
@@ -7,7 +8,7 @@ use crate::lease_request::LeaseRequest;
 use crate::leases::{Choice, Leases, extend};
 use crate::records::{RecordSet, Records, Transaction};
 use crate::spares::Spares;
-use crate::{Result, now};
+use mvm_clock::Clock;
 use mvm_model::expose::Expose;
 use mvm_model::lease::Purpose;
 use mvm_model::{Instance, InstanceId, PoolRef, State};
@@ -47,6 +48,11 @@ impl Servers {
         auditor: Arc<Auditor>,
     ) -> Servers {
         Servers { records, instances, leases, spares, auditor }
+    }
+
+    /// Returns the node's clock.
+    pub fn clock(&self) -> &Clock {
+        self.records.clock()
     }
 
     /// Returns the slot of an instance that serves.
@@ -91,7 +97,7 @@ impl Servers {
 
     /// Returns the changes that are due for this front's instances.
     pub fn due(&self, pool: &PoolRef, listen: SocketAddr, serving: &[InstanceId]) -> Due {
-        let half = now() + LEASE_S * 1000 / 2;
+        let half = self.clock().now() + LEASE_S * 1000 / 2;
         self.records.read(|world| {
             let (mut lost, mut leases) = (Vec::new(), Vec::new());
             for id in serving {
@@ -125,7 +131,7 @@ impl Servers {
 
     /// Extends the leases of these instances, counted from now.
     pub async fn extend_held(&self, due: &[InstanceId]) -> Result<()> {
-        let expires_at = now() + LEASE_S * 1000;
+        let expires_at = self.clock().now() + LEASE_S * 1000;
         self.records
             .change(|world, changes| {
                 for instance in due.iter().filter_map(|id| world.instances.get(id)) {

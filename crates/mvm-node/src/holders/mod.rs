@@ -4,9 +4,9 @@
 //! session, or a coordinator that renews the lease for its client. Holders are not recorded: a new
 //! agent counts every holder as seen when it starts.
 
-use crate::clock::{now, wall_of};
 use crate::locks::locked;
 use mvm_api::types::{HeldBy, LeaseView};
+use mvm_clock::Clock;
 use mvm_model::lease::{Holders, RENEW_MS};
 use mvm_model::{Instance, Job, JobState, Lease, LeaseId, Millis};
 use std::collections::{HashMap, HashSet};
@@ -17,6 +17,7 @@ const AGAIN_MS: Millis = 5000;
 
 /// The agent's knowledge of leases beside their records.
 pub(crate) struct LeaseHolders {
+    clock: Clock,
     signs: Lock<Holders>,
     /// The leases that are being ended.
     ending: Lock<HashSet<LeaseId>>,
@@ -25,9 +26,10 @@ pub(crate) struct LeaseHolders {
 }
 
 impl LeaseHolders {
-    pub(crate) fn new() -> Arc<LeaseHolders> {
-        let signs = Lock::new(Holders::begin(now()));
-        Arc::new(LeaseHolders { signs, ending: Lock::default(), unended: Lock::default() })
+    pub(crate) fn new(clock: Clock) -> Arc<LeaseHolders> {
+        let signs = Lock::new(Holders::begin(clock.now()));
+        let (ending, unended) = Default::default();
+        Arc::new(LeaseHolders { clock, signs, ending, unended })
     }
 
     /// Holds the lease until the guard is dropped.
@@ -38,18 +40,19 @@ impl LeaseHolders {
 
     /// Notes a sign of the lease's holder.
     pub(crate) fn renew(&self, lease: LeaseId) {
-        locked(&self.signs).renew(lease, now());
+        locked(&self.signs).renew(lease, self.clock.now());
     }
 
     /// Returns when the lease ends, on the node's timeline, if its holder gives no further sign.
     pub(crate) fn ends_at(&self, lease: &Lease) -> Millis {
-        lease.ends_at(locked(&self.signs).seen(lease.id, now()))
+        lease.ends_at(locked(&self.signs).seen(lease.id, self.clock.now()))
     }
 
     /// Returns whether the lease is to be ended now and is not being ended already.
     pub(crate) fn is_due(&self, lease: &Lease) -> bool {
-        let again = locked(&self.unended).get(&lease.id).is_some_and(|at| now() >= *at);
-        (again || now() >= self.ends_at(lease)) && !locked(&self.ending).contains(&lease.id)
+        let now = self.clock.now();
+        let again = locked(&self.unended).get(&lease.id).is_some_and(|at| now >= *at);
+        (again || now >= self.ends_at(lease)) && !locked(&self.ending).contains(&lease.id)
     }
 
     /// Marks the lease as being ended until the guard is dropped; `None` where it is already.
@@ -61,7 +64,7 @@ impl LeaseHolders {
 
     /// Notes that ending the lease failed; it is tried again.
     pub(crate) fn not_ended(&self, lease: LeaseId) {
-        locked(&self.unended).insert(lease, now() + AGAIN_MS);
+        locked(&self.unended).insert(lease, self.clock.now() + AGAIN_MS);
     }
 
     /// Forgets the leases that no longer exist.
@@ -76,7 +79,8 @@ impl LeaseHolders {
         let connected = || self.is_connected(lease.id).then_some(HeldBy::Claim);
         let held = lease.purpose.lives_with_holder();
         let held_by = held.then(|| held_by.or_else(connected)).flatten();
-        let left_ms = lease.expires_at.saturating_sub(wall_of(now()));
+        let now = self.clock.wall_of(self.clock.now());
+        let left_ms = lease.expires_at.saturating_sub(now);
         Some(LeaseView {
             lease,
             instance: instance.reference(),
@@ -90,16 +94,17 @@ impl LeaseHolders {
     /// which reports it.
     fn is_connected(&self, lease: LeaseId) -> bool {
         let signs = locked(&self.signs);
-        let said = || signs.seen(lease, now()) + RENEW_MS * 3 / 2 > now();
+        let now = self.clock.now();
+        let said = || signs.seen(lease, now) + RENEW_MS * 3 / 2 > now;
         signs.is_held(lease) || lease.is_claim() && said()
     }
 
     /// Returns a lease in wall-clock times, with its present end.
     pub(crate) fn shown(&self, lease: &Lease) -> Lease {
         Lease {
-            since: wall_of(lease.since),
-            expires_at: wall_of(self.ends_at(lease)),
-            longest_until: lease.longest_until.map(wall_of),
+            since: self.clock.wall_of(lease.since),
+            expires_at: self.clock.wall_of(self.ends_at(lease)),
+            longest_until: lease.longest_until.map(|at| self.clock.wall_of(at)),
             ..lease.clone()
         }
     }
@@ -124,7 +129,7 @@ pub(crate) struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        locked(&self.holders.signs).let_go(self.lease, now());
+        locked(&self.holders.signs).let_go(self.lease, self.holders.clock.now());
     }
 }
 

@@ -1,7 +1,6 @@
 //! Tests of leases of jobs and claims whose holders stay, go, and come back.
 
 use crate::agent::Agent;
-use crate::clock::advance;
 use crate::crashes::host::{Host, own_network};
 use crate::crashes::operations::{counts, pool, runners, scale};
 use mvm_api::fleet::{Leader, NodeClaim, RenewClaims};
@@ -66,19 +65,19 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
     let host = on_host(async |agent| {
         agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         for _ in 0..20 {
-            advance(RENEW_MS * 2);
+            agent.advance(RENEW_MS * 2);
             let gone = agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
             assert!(gone.is_empty() && goes_on(&agent, CLAIM).await);
         }
         // Another leader comes, which the client has not reached yet.
-        advance(HOLD_MS - 1000);
+        agent.advance(HOLD_MS - 1000);
         let held = agent.steering.fleet.led(&leader(2)).await.expect("led");
         assert_eq!(held[0].id, CLAIM);
         agent.steering.fleet.renew(&renewed(1)).await.expect_err("it leads no more");
-        advance(HOLD_MS - 1000);
+        agent.advance(HOLD_MS - 1000);
         assert!(goes_on(&agent, CLAIM).await);
         // No holder renews the lease any more.
-        advance(1000);
+        agent.advance(1000);
         gone(&agent, CLAIM).await;
         let told = agent.steering.fleet.renew(&renewed(2)).await.expect("told");
         assert_eq!(told, [CLAIM], "whoever renews it is told that it is gone");
@@ -109,11 +108,11 @@ fn an_open_session_holds_a_claim_without_any_leader() {
             agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         let session = agent.base.slots.of(claimed.reference.id).session();
         for _ in 0..50 {
-            advance(HOLD_MS - 1000);
+            agent.advance(HOLD_MS - 1000);
             assert!(goes_on(&agent, CLAIM).await);
         }
         drop(session);
-        advance(HOLD_MS);
+        agent.advance(HOLD_MS);
         gone(&agent, CLAIM).await;
     });
     host.disconnect();
@@ -126,9 +125,9 @@ fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
         let claimed =
             agent.steering.fleet.claim(&CLAIM.to_string(), wanted).await.expect("a claim");
         let _session = agent.base.slots.of(claimed.reference.id).session();
-        advance(99_000);
+        agent.advance(99_000);
         assert!(goes_on(&agent, CLAIM).await);
-        advance(1000);
+        agent.advance(1000);
         gone(&agent, CLAIM).await;
     });
     host.disconnect();
@@ -142,10 +141,10 @@ fn the_connection_of_a_claim_on_a_node_holds_it() {
         let (instance, _) = agent.work.leases.claim(&runners(), &wish).await.expect("a claim");
         let id = instance.lease.expect("a lease").id;
         let connection = agent.work.holders.hold(id);
-        advance(100 * HOLD_MS);
+        agent.advance(100 * HOLD_MS);
         assert!(goes_on(&agent, id).await);
         drop(connection);
-        advance(HOLD_MS);
+        agent.advance(HOLD_MS);
         gone(&agent, id).await;
     });
     host.disconnect();
@@ -156,18 +155,18 @@ fn an_agent_that_is_replaced_costs_a_claim_nothing() {
     let host = on_host(async |agent| {
         agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         // More time passes until the next agent starts than a claim is held without a sign.
-        advance(HOLD_MS - 1000);
+        agent.advance(HOLD_MS - 1000);
         agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
-        advance(10 * HOLD_MS);
+        agent.advance(10 * HOLD_MS);
     });
     host.agent(async |agent| {
         assert!(goes_on(&agent, CLAIM).await, "its leader has the time to come");
-        advance(HOLD_MS - 1000);
+        agent.advance(HOLD_MS - 1000);
         agent.steering.fleet.led(&leader(1)).await.expect("led");
-        advance(RENEW_MS);
+        agent.advance(RENEW_MS);
         agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
         assert!(goes_on(&agent, CLAIM).await);
-        advance(HOLD_MS);
+        agent.advance(HOLD_MS);
         gone(&agent, CLAIM).await;
     })
     .expect("nobody kills this agent");

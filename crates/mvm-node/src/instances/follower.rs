@@ -5,7 +5,6 @@ use super::watch::MachineWatch;
 use crate::error::MachineError;
 use crate::labels::of_pool;
 use crate::locks::locked;
-use crate::now;
 use crate::records::RecordSet;
 use crate::{Error, Result};
 use mvm_hypervisor::{Condition, Halt, Machine};
@@ -61,7 +60,7 @@ impl MachineWatch {
             let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
             if runs
                 && ours
-                && let Err(error) = live.greet().await
+                && let Err(error) = live.greet(watch.records.clock()).await
             {
                 tracing::warn!(instance = %id, "its guest was not told the time: {error}");
             }
@@ -162,9 +161,9 @@ impl Follower {
     async fn facts(&mut self, cause: Cause, halt: &Halt) -> Facts {
         let over = |t: &Trial| t.well.is_some_and(|well| well.elapsed() >= CALM);
         let known = self.trial.take().filter(|t| !over(t) && t.paused.cause == cause);
-        let fresh = known.is_none();
+        let (fresh, since) = (known.is_none(), self.watch.records.clock().now());
         let mut trial = known.unwrap_or_else(|| Trial {
-            paused: Paused { cause, reason: halt.to_string(), since: now() },
+            paused: Paused { cause, reason: halt.to_string(), since },
             began: Instant::now(),
             tried: Instant::now(),
             tries: 0,

@@ -9,7 +9,6 @@ use super::slot::Live;
 use super::slots::Slots;
 use crate::Result;
 use crate::locks::locked;
-use crate::now;
 use crate::pressure::HostPressure;
 use crate::records::Records;
 use crate::templates::is_template_builder;
@@ -105,7 +104,7 @@ impl Lingering {
         if lingering.is_empty() {
             return Vec::new();
         }
-        let (pressed, now) = (self.pressure.is_high(), now());
+        let (pressed, now) = (self.pressure.is_high(), self.records.clock().now());
         self.records.read(|world| {
             let of = |id: &InstanceId| {
                 let instance = world.instances.get(id)?;

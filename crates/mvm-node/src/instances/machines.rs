@@ -241,7 +241,8 @@ impl Machines {
                 false => (connecting.await, Ok(Adopt::default())),
             };
             let (channel, identity) = (channel?, identity?);
-            let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..identity };
+            let adopt =
+                Adopt { wall_clock_ns: Some(wall_clock_ns(self.watch.clock())), ..identity };
             stage!("adopt", waits.guest(until, channel.adopt(&adopt))).await?;
             Ok::<_, Error>(channel)
         };

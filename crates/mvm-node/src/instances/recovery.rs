@@ -225,10 +225,11 @@ impl Recovery {
             // The last agent may have been killed after the resume and before the guest's clock was
             // set.
             let (slot, id) = (self.slots.of(instance.id), instance.id);
+            let clock = self.records.clock().clone();
             tokio::spawn(async move {
                 let mut live = slot.gate.lock().await;
                 if live.machine.is_some()
-                    && let Err(error) = live.greet().await
+                    && let Err(error) = live.greet(&clock).await
                 {
                     tracing::warn!(instance = %id, "the guest of an adopted machine: {error}");
                 }
@@ -261,7 +262,7 @@ impl Recovery {
                 instance.goal = None;
                 let (since, reason, paused) = match instance.state == state {
                     true => (instance.state_since, instance.reason.take(), instance.paused.take()),
-                    false => (crate::now(), None, None),
+                    false => (self.records.clock().now(), None, None),
                 };
                 instance.reach(state, since);
                 // A pause may still last: the machine's follower finds out.

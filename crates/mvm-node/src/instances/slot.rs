@@ -6,6 +6,7 @@ use crate::error::MachineError;
 use crate::locks::locked;
 use crate::stages::stage;
 use crate::{Error, Result};
+use mvm_clock::Clock;
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Adopt;
 use mvm_hypervisor::{Exit, Machine};
@@ -61,11 +62,11 @@ impl Live {
         Ok(channel)
     }
 
-    /// Makes one round trip to the guest after a resume, and sets the guest's clock.
-    pub(crate) async fn greet(&mut self) -> Result<()> {
+    /// Makes one round trip to the guest after a resume, and sets the guest's clock by this one.
+    pub(crate) async fn greet(&mut self, clock: &Clock) -> Result<()> {
         let until = deadlines::RESUME.begin();
         let channel = self.channel().await?;
-        let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() };
+        let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns(clock)), ..Adopt::default() };
         stage!("adopt", self.waits.guest(until, channel.adopt(&adopt))).await
     }
 
@@ -156,6 +157,6 @@ pub(super) fn died(exit: Exit) -> Error {
 }
 
 /// Returns the time that is sent to a guest, in ns since the Unix epoch.
-pub(super) fn wall_clock_ns() -> u64 {
-    mvm_clock::since_epoch().as_nanos() as u64
+pub(super) fn wall_clock_ns(clock: &Clock) -> u64 {
+    clock.since_epoch().as_nanos() as u64
 }

@@ -6,10 +6,12 @@ use crate::audit::note_target;
 use crate::error::InternalError;
 use crate::random::random_bytes;
 use crate::records::{RecordSet, Records, not_built};
-use crate::{Error, Result, now};
+use crate::{Error, Result};
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
-use mvm_model::{Actor, CacheDisk, Instance, InstanceId, Intent, PoolRef, State, Tenant, WayUp};
+use mvm_model::{
+    Actor, CacheDisk, Instance, InstanceId, Intent, Millis, PoolRef, State, Tenant, WayUp,
+};
 use std::sync::Arc;
 
 /// How many ids are drawn to find one that no instance has.
@@ -42,7 +44,8 @@ impl Transitions {
         let drawn = draw_ids()?;
         self.records
             .change(|world, changes| {
-                let mut instance = new_instance(world, pool, &drawn)?;
+                let now = self.records.clock().now();
+                let mut instance = new_instance(world, pool, &drawn, now)?;
                 also(&mut instance);
                 changes.put_instance(instance.clone());
                 note_target(instance.reference());
@@ -75,7 +78,8 @@ impl Transitions {
                 let tenant = world.tenant(&before.pool.tenant)?.clone();
                 let mut instance = before.clone();
                 also(&mut instance);
-                instance.intent = Some(Intent { from: before.state, to, since: now() });
+                instance.intent =
+                    Some(Intent { from: before.state, to, since: self.records.clock().now() });
                 changes.put_instance(instance.clone());
                 Ok((tenant, instance))
             })
@@ -130,7 +134,7 @@ impl Transitions {
                 let mut instance = admit(world, id, to, by)?.clone();
                 also(&mut instance);
                 put_aside(&mut instance, to, by);
-                reached(&mut instance, to);
+                reached(&mut instance, to, self.records.clock().now());
                 changes.put_instance(instance);
                 Ok(())
             })
@@ -142,7 +146,7 @@ impl Transitions {
         self.records
             .update(id, |instance| {
                 put_aside(instance, to, by);
-                reached(instance, to);
+                reached(instance, to, self.records.clock().now());
             })
             .await
     }
@@ -159,7 +163,7 @@ impl Transitions {
             .update(id, |instance| {
                 instance.way_up = Some(way);
                 put_aside(instance, to, by);
-                reached(instance, to);
+                reached(instance, to, self.records.clock().now());
             })
             .await
     }
@@ -180,14 +184,14 @@ impl Transitions {
     }
 
     pub(super) async fn set_state(&self, id: InstanceId, to: State) -> Result<()> {
-        self.records.update(id, |instance| reached(instance, to)).await
+        self.records.update(id, |instance| reached(instance, to, self.records.clock().now())).await
     }
 
     /// Records that the guest has ended its machine by itself.
     pub(super) async fn set_ended(&self, id: InstanceId, reason: &str) -> Result<()> {
         self.records
             .update(id, |instance| {
-                reached(instance, State::Stopped);
+                reached(instance, State::Stopped, self.records.clock().now());
                 instance.reason = Some(reason.to_owned());
             })
             .await
@@ -201,16 +205,17 @@ impl Transitions {
         self.records
             .update(id, |instance| {
                 tracing::warn!(instance = %instance.reference(), reason, "failed");
-                instance.reach(State::Failed, now());
+                instance.reach(State::Failed, self.records.clock().now());
                 instance.reason = Some(reason.to_owned());
             })
             .await
     }
 }
 
-pub(super) fn reached(instance: &mut Instance, to: State) {
+/// Notes that the instance reached a state at `now`.
+pub(super) fn reached(instance: &mut Instance, to: State, now: Millis) {
     tracing::info!(instance = %instance.reference(), from = %instance.state, %to, "moved");
-    instance.reach(to, now());
+    instance.reach(to, now);
 }
 
 /// Ends a manual lease if the transition makes it unnecessary.
@@ -241,11 +246,12 @@ pub(crate) fn draw_ids() -> Result<Vec<u32>> {
     (0..ID_DRAWS).map(|_| Ok(u32::from_le_bytes(random_bytes::<4>()?))).collect()
 }
 
-/// Returns a new instance of the pool, if quotas and subnet have room for it.
+/// Returns a new instance of the pool, made at `now`, if quotas and subnet have room for it.
 pub(crate) fn new_instance(
     world: &RecordSet,
     reference: &PoolRef,
     drawn: &[u32],
+    now: Millis,
 ) -> Result<Instance> {
     let pool = world.pool(reference)?;
     let tenant = world.tenant(&reference.tenant)?;
@@ -279,8 +285,8 @@ pub(crate) fn new_instance(
             .collect(),
         address,
         mac: mac_of(tenant.network.tenant_net_id, address),
-        created_at: now(),
-        state_since: now(),
+        created_at: now,
+        state_since: now,
         lease: None,
         leases_served: 0,
         way_up: None,

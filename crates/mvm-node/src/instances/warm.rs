@@ -12,7 +12,7 @@ use super::transitions::reached;
 use crate::Result;
 use crate::stages::operation;
 use mvm_hypervisor::Machine;
-use mvm_model::{Instance, InstanceId, State, WayUp};
+use mvm_model::{Instance, InstanceId, Millis, State, WayUp};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::OwnedMutexGuard;
@@ -27,10 +27,10 @@ pub(crate) struct HeldWarm {
 }
 
 impl HeldWarm {
-    /// Sets the record's state to running.
-    pub(crate) fn note(&self, instance: &mut Instance) {
+    /// Sets the record's state to running since `now`.
+    pub(crate) fn note(&self, instance: &mut Instance, now: Millis) {
         instance.way_up = Some(WayUp::Warm);
-        reached(instance, State::Running);
+        reached(instance, State::Running, now);
     }
 
     /// Resumes the instance, whose record already says that it runs.
@@ -76,7 +76,7 @@ impl Instances {
     ) -> Result<()> {
         let outcome = async {
             machine.resume().await?;
-            live.greet().await
+            live.greet(self.records.clock()).await
         };
         match outcome.await {
             Ok(()) => Ok(()),

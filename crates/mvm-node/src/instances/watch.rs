@@ -8,6 +8,7 @@ use crate::error::NOTHING;
 use crate::records::Records;
 use crate::state_dir::StateDir;
 use crate::wake::Wake;
+use mvm_clock::Clock;
 use mvm_hypervisor::Machine;
 use mvm_model::InstanceId;
 use std::path::Path;
@@ -37,6 +38,11 @@ impl MachineWatch {
         wake: Wake,
     ) -> MachineWatch {
         MachineWatch { records, slots, transitions, halted, state_dir, wake }
+    }
+
+    /// Returns the node's clock.
+    pub(super) fn clock(&self) -> &Clock {
+        self.records.clock()
     }
 
     /// Watches a machine, and records its end if the agent did not end it.

@@ -3,9 +3,9 @@
 use super::dispatcher::Dispatcher;
 use super::placing::{is_queued, passes, place};
 use super::run::run;
+use crate::Result;
 use crate::instances::draw_ids;
 use crate::lease_request::LeaseRequest;
-use crate::{Result, now};
 use mvm_model::Job;
 use mvm_model::job::{JobState, Outcome};
 use mvm_model::job_queue::heads;
@@ -55,12 +55,13 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
     let assigned = dispatcher
         .records
         .change(|world, changes| {
+            let now = dispatcher.records.clock().now();
             for job in heads(world.jobs.values()) {
                 let mut job = job.clone();
-                match place(world, &job, &drawn) {
+                match place(world, &job, &drawn, now) {
                     Ok(mut instance) => {
-                        job.assign(instance.reference(), instance.state, now())?;
-                        instance.lease = Some(wish(&job).lease()?);
+                        job.assign(instance.reference(), instance.state, now)?;
+                        instance.lease = Some(wish(&job).lease(now)?);
                         instance.leases_served += 1;
                         changes.put_instance(instance.clone());
                         changes.put_job(job.clone());
@@ -69,7 +70,7 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
                     Err(error) if passes(&error) => {}
                     Err(error) => {
                         let outcome = Outcome::because(JobState::Failed, error.to_string());
-                        job.end(outcome, now())?;
+                        job.end(outcome, now)?;
                         changes.put_job(job.clone());
                         return Ok(Some((job.id, None)));
                     }

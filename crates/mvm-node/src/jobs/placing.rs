@@ -8,7 +8,7 @@ use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::job::JobState;
 use mvm_model::job_queue;
-use mvm_model::{Instance, Job, State};
+use mvm_model::{Instance, Job, Millis, State};
 
 /// Returns whether the job waits for an instance.
 pub(super) fn is_queued(job: &Job) -> bool {
@@ -22,14 +22,14 @@ pub(super) fn passes(error: &Error) -> bool {
 
 /// Returns why the first job of a queue cannot get an instance now.
 pub(super) fn obstacle(world: &RecordSet, job: &Job) -> Option<Error> {
-    // The instance is never recorded, so its id need not be random.
+    // The instance is never recorded, so its id need not be random, and its times are of no matter.
     let drawn: Vec<u32> = (0..=world.instances.len() as u32).collect();
-    place(world, job, &drawn).err()
+    place(world, job, &drawn, 0).err()
 }
 
-/// Returns the instance that a job gets, if it may run: the one that is ready soonest, or a new
-/// one.
-pub(super) fn place(world: &RecordSet, job: &Job, drawn: &[u32]) -> Result<Instance> {
+/// Returns the instance that a job gets at this time, if it may run: the one that is ready soonest,
+/// or a new one.
+pub(super) fn place(world: &RecordSet, job: &Job, drawn: &[u32], now: Millis) -> Result<Instance> {
     let pool = world.pool(&job.pool)?;
     let tenant = world.tenant(&job.pool.tenant)?;
     let revision = pool.current_revision().map_or("", |revision| &revision.digest);
@@ -37,7 +37,7 @@ pub(super) fn place(world: &RecordSet, job: &Job, drawn: &[u32]) -> Result<Insta
     let spare = choose(pool.recycle, revision, fit).cloned();
     let instance = match spare {
         Some(instance) => instance,
-        None => new_instance(world, &job.pool, drawn)?,
+        None => new_instance(world, &job.pool, drawn, now)?,
     };
     let (usage, jobs) = (world.usage(&tenant.name), world.jobs.values());
     let usage = job_queue::usage_ahead(usage, &tenant.name, jobs, |id| world.instances.get(&id));

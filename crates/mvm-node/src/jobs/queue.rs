@@ -4,12 +4,12 @@ use super::files::JobFiles;
 use super::intake::Intake;
 use super::job_channel::{JobChannel, JobSignal};
 use super::placing::obstacle;
-use crate::clock::Shown;
+use crate::Result;
 use crate::error::{InternalError, JobError, io};
 use crate::locks::locked;
 use crate::records::{RecordSet, Records, no_job};
+use crate::shown::Shown;
 use crate::state_dir::{StateDir, make_dir, remove_file, remove_tree};
-use crate::{Result, now};
 use futures::{Stream, StreamExt};
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
 use mvm_model::job::{self, JobState, Outcome};
@@ -122,7 +122,8 @@ impl Jobs {
         crate::audit::note_job(id);
         make_dir(&self.files.dir(id), 0o700)?;
         let SubmitJob { spec, hold } = wanted;
-        let mut job = Job::new(id, pool.clone(), spec, holder, now());
+        let clock = self.records.clock();
+        let mut job = Job::new(id, pool.clone(), spec, holder, clock.now());
         let values = job.part_values();
         let kept = match job.values_apart {
             true => self.files.keep_values(id, values).await,
@@ -149,7 +150,7 @@ impl Jobs {
                 job::admit(pool, limit, world.jobs_of(pool))?;
                 let mut job = job;
                 if !hold {
-                    job.queue(next_number(world), now())?;
+                    job.queue(next_number(world), clock.now())?;
                 }
                 changes.put_job(job.clone());
                 Ok(job)
@@ -164,7 +165,7 @@ impl Jobs {
                 return Err(error);
             }
         };
-        Ok(JobView::from(&job).shown())
+        Ok(JobView::from(&job).shown(clock))
     }
 
     /// Receives a job's inputs: a tar archive whose entries are below the guest's root.
@@ -216,7 +217,7 @@ impl Jobs {
             .records
             .change(|world, changes| {
                 let mut job = world.job(id)?.clone();
-                job.queue(next_number(world), now())?;
+                job.queue(next_number(world), self.records.clock().now())?;
                 job.attached = attached;
                 changes.put_job(job.clone());
                 Ok(job)
@@ -232,7 +233,7 @@ impl Jobs {
         let job = self
             .update(id, |job| match job.state {
                 JobState::Preparing | JobState::Queued => {
-                    job.end(Outcome::because(JobState::Canceled, why), now())
+                    job.end(Outcome::because(JobState::Canceled, why), self.records.clock().now())
                 }
                 state if state.has_ended() => Ok(()),
                 _ => {
@@ -285,7 +286,8 @@ impl Jobs {
 
     /// Returns a job in the API's form.
     pub(crate) async fn view(&self, id: JobId) -> Result<JobView> {
-        self.records.read(|world| world.job(id).map(|job| view_of(world, job).shown()))
+        let view = |world: &RecordSet| world.job(id).map(|job| view_of(world, job));
+        Ok(self.records.read(view)?.shown(self.records.clock()))
     }
 
     /// Returns the jobs that match a filter, oldest first. Their times are those of the timeline,
@@ -312,10 +314,11 @@ impl Jobs {
 
     /// Forgets jobs that ended long ago, and cancels those whose inputs never came.
     pub(crate) async fn tidy(&self) -> Result<()> {
+        let now = self.records.clock().now();
         let (old, stuck) = self.records.read(|world| {
             let pools = world.pools.keys();
-            let old = pools.flat_map(|pool| job::forgotten(world.jobs_of(pool), now()));
-            (old.collect::<Vec<_>>(), job::abandoned(world.jobs.values(), now()))
+            let old = pools.flat_map(|pool| job::forgotten(world.jobs_of(pool), now));
+            (old.collect::<Vec<_>>(), job::abandoned(world.jobs.values(), now))
         });
         for id in stuck {
             self.cancel(id, "its inputs never came").await?;

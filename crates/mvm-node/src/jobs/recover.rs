@@ -5,10 +5,10 @@ use super::attach::AWAY;
 use super::dispatcher::Dispatcher;
 use super::job_channel::JobSignal;
 use super::run::run;
+use crate::Result;
 use crate::blocking::{blocking, paths_in};
 use crate::records::RecordSet;
 use crate::state_dir::{remove_file, remove_tree};
-use crate::{Result, now};
 use mvm_model::job::Found;
 use mvm_model::lease::Purpose;
 use mvm_model::{Instance, Job, JobId, JobState, State};
@@ -24,7 +24,7 @@ impl Dispatcher {
             .change(|world, changes| {
                 for job in world.jobs.values() {
                     let mut job = job.clone();
-                    if job.recover(found(world, &job), now())? {
+                    if job.recover(found(world, &job), self.records.clock().now())? {
                         tracing::info!(job = %job.id, state = %job.state, "recovered");
                         changes.put_job(job);
                     }

@@ -12,13 +12,13 @@ use super::queue::Jobs;
 use super::runner::Runner;
 use crate::error::InternalError;
 use crate::state_dir::remove_file;
-use crate::{Error, Result, now};
+use crate::{Error, Result};
 use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Hello;
 use mvm_model::audit::OK;
 use mvm_model::job::{Artifact, JobState, KeptRun, Outcome};
-use mvm_model::{Actor, Code, Fault, Instance, Job, JobId, State};
+use mvm_model::{Actor, Code, Fault, Instance, Job, JobId, Millis, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -57,7 +57,7 @@ pub(super) async fn run(
     words: UnboundedReceiver<JobSignal>,
     again: bool,
 ) {
-    let channel = dispatcher.jobs.channel_of(id);
+    let (channel, clock) = (dispatcher.jobs.channel_of(id), dispatcher.records.clock());
     let lease = instance.lease.as_ref().map(|lease| lease.id);
     let machine = instance.id;
     let act = dispatcher.auditor.begin_job(id, &instance).await;
@@ -77,7 +77,7 @@ pub(super) async fn run(
                 None => Ok(()),
             };
             let back_in_line = |job: &mut Job| match job.cancel_requested {
-                true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
+                true => job.end(Outcome::because(JobState::Canceled, "canceled"), clock.now()),
                 false => job.give_back(),
             };
             let waits = record_end(&dispatcher.jobs, id, back_in_line).await;
@@ -87,7 +87,7 @@ pub(super) async fn run(
             let failed = |job: &mut Job| {
                 let began = job.state == JobState::Running;
                 let state = if began { JobState::Lost } else { JobState::Failed };
-                job.end(Outcome::because(state, error.to_string()), now())
+                job.end(Outcome::because(state, error.to_string()), clock.now())
             };
             record_end(&dispatcher.jobs, id, failed).await
         }
@@ -164,18 +164,23 @@ impl Runner {
             Ok(ready) => self.carry_out(ready).await.map(Some),
             Err(Unbegun::NoRoom) => Ok(None),
             Err(Unbegun::NoMachine(error)) => {
-                let machine = self.instance.reference();
+                let (machine, clock) = (self.instance.reference(), dispatcher.records.clock());
                 tracing::warn!(job = %id, instance = %machine, "no machine for it: {error}");
                 let failed = |job: &mut Job| match job.cancel_requested {
-                    true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
-                    false => job.start_failed(error.to_string(), now()),
+                    true => job.end(Outcome::because(JobState::Canceled, "canceled"), clock.now()),
+                    false => job.start_failed(error.to_string(), clock.now()),
                 };
                 record_end(&dispatcher.jobs, id, failed).await.map(Some)
             }
             Err(Unbegun::Over(outcome)) => {
-                self.record_end(|job| job.end(outcome.clone(), now())).await.map(Some)
+                self.record_end(|job| job.end(outcome.clone(), self.now())).await.map(Some)
             }
         }
+    }
+
+    /// Returns the time on the node's timeline.
+    fn now(&self) -> Millis {
+        self.dispatcher.records.clock().now()
     }
 
     /// Brings the machine up and sends the inputs.
@@ -224,7 +229,7 @@ impl Runner {
         let Ready { channel, hello, claim, inputs, notes } = ready;
         let log = Log::open(&self.dispatcher.jobs.files.log(self.id)).await?;
         let canceled =
-            |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), now());
+            |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), self.now());
         let first = |job: &Job| first_words(job).into_iter().chain(notes.lines());
         let begun = log.length();
         let machine = self.instance.id;
@@ -239,7 +244,7 @@ impl Runner {
                 // The output follows the lines that this run begins with.
                 let words: u64 = first(job).map(|words| log::line_length(&words)).sum();
                 let kept = hello.life.map(|life| KeptRun { life, log_from: begun + words });
-                job.begin(kept, now())?;
+                job.begin(kept, self.now())?;
                 if let Some(attempt) = job.attempts.last_mut() {
                     attempt.claim_us = claim.as_micros() as u64;
                     attempt.way_up = way_up.filter(|_| attempt.from != State::Running);
@@ -264,9 +269,10 @@ impl Runner {
     async fn take_up(&mut self) -> Result<Job> {
         let mut job = self.dispatcher.records.read(|world| world.job(self.id).cloned())?;
         let attempt = job.attempts.last();
-        let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(now);
+        let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(|| self.now());
         let inputs = Duration::from_micros(attempt.map_or(0, |attempt| attempt.inputs_us));
-        self.limit.go_on(Duration::from_millis(now().saturating_sub(began_at)) + inputs);
+        let ran = Duration::from_millis(self.now().saturating_sub(began_at));
+        self.limit.go_on(ran + inputs);
         let log = Log::open(&self.dispatcher.jobs.files.log(self.id)).await?;
         let from = job.kept.as_ref().map_or(0, |kept| kept.log_from);
         let said = log.length() >= from;
@@ -294,7 +300,7 @@ impl Runner {
             Ok(Err(gone)) => self.lost(&gone),
             Err(outcome) => outcome,
         };
-        self.record_end(|job| job.end(outcome.clone(), now())).await
+        self.record_end(|job| job.end(outcome.clone(), self.now())).await
     }
 
     /// Follows the command to its end, takes its results, and records the outcome. The job's
@@ -309,7 +315,7 @@ impl Runner {
         let _session = slot.session();
         let mut outcome = self.command(&mut channel, &job, &mut printer).await;
         let began_at = job.attempts.last().and_then(|attempt| attempt.began_at);
-        let took_ms = now().saturating_sub(began_at.unwrap_or_else(now));
+        let took_ms = began_at.map_or(0, |began| self.now().saturating_sub(began));
         let (artifacts, _arrived) = self.harvest(&channel, &job, &mut outcome, &mut printer).await;
         printer.cut().into_iter().for_each(|cut| outcome.add_reason(cut));
         let ended = self
@@ -322,7 +328,7 @@ impl Runner {
                 if job.cancel_requested && outcome.state == JobState::Lost {
                     outcome.state = JobState::Canceled;
                 }
-                job.end(outcome, now())
+                job.end(outcome, self.now())
             })
             .await?;
         tracing::info!(job = %self.id, state = %ended.state, "job");

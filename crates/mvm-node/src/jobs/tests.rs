@@ -12,7 +12,7 @@ use mvm_hypervisor::sim::{Call, Effect, FaultPlan};
 use mvm_model::cache::Cache;
 use mvm_model::intake::Room;
 use mvm_model::job::JobSpec;
-use mvm_model::{Code, Job, JobId, JobState, PoolRef, Recycle};
+use mvm_model::{Code, Job, JobId, JobState, Millis, PoolRef, Recycle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -158,14 +158,14 @@ fn a_job_whose_machine_does_not_come_up_is_canceled_at_once() {
     assert_eq!((job.state, job.shell_status()), (JobState::Canceled, 130));
 }
 
-/// Returns a job as an earlier version has recorded it, with the value of its variable. The job is
-/// new, since the dispatcher cancels a job that has waited too long for its inputs.
-fn old_job(number: u32, state: JobState) -> Job {
+/// Returns a job as an earlier version has recorded it, with the value of its variable. It was made
+/// `now`, since the dispatcher cancels a job that has waited too long for its inputs.
+fn old_job(number: u32, state: JobState, now: Millis) -> Job {
     let argv = vec!["true".to_owned()];
     let env = [("TOKEN".to_owned(), "an old secret".to_owned())].into();
     let spec = JobSpec { argv, env, ..JobSpec::default() };
     let (id, by) = (JobId::from_number(number), "uid:0".to_owned());
-    let mut job = Job::new(id, runners(), spec, by, crate::now());
+    let mut job = Job::new(id, runners(), spec, by, now);
     job.state = state;
     job
 }
@@ -174,7 +174,8 @@ fn old_job(number: u32, state: JobState) -> Job {
 fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
     own_network();
     let host = Host::new();
-    let (waits, over) = (old_job(1, JobState::Preparing), old_job(2, JobState::Failed));
+    let now = host.clock.clock().now();
+    let (waits, over) = (old_job(1, JobState::Preparing, now), old_job(2, JobState::Failed, now));
     let old = [waits.clone(), over.clone()];
     let made = host.agent(async |agent| {
         tenant(&agent, "ci", 20).await?;

@@ -12,7 +12,9 @@ use crate::records::{RecordSet, Transaction};
 use mvm_model::actor::may_take;
 use mvm_model::cache;
 use mvm_model::choose::choose;
-use mvm_model::{Actor, Code, Instance, InstanceId, InstanceRef, Lease, LeaseId, PoolRef, State};
+use mvm_model::{
+    Actor, Code, Instance, InstanceId, InstanceRef, Lease, LeaseId, Millis, PoolRef, State,
+};
 
 /// How many instances are tried before the claim fails.
 const TRIES: usize = 3;
@@ -59,7 +61,7 @@ impl Leases {
         self.instances.check_space()?;
         let mut last = None;
         for _ in 0..TRIES {
-            let mut lease = wish.lease()?;
+            let mut lease = wish.lease(self.records.clock().now())?;
             lease.id = id.unwrap_or(lease.id);
             // The caller waits until the instance is up, however long that takes, so the lease
             // counts as held.
@@ -118,16 +120,17 @@ impl Leases {
         let at_once = self.records.read(is_warm) && self.instances.may_resume().await;
         self.records
             .change(|world, changes| {
+                let now = self.records.clock().now();
                 let mut instance = match choice.choose(world, pool)? {
                     Some(found) => found.clone(),
-                    None => new_instance(world, pool, &drawn)?,
+                    None => new_instance(world, pool, &drawn, now)?,
                 };
                 may_run(world, &instance)?;
                 instance.lease = Some(lease.clone());
                 instance.leases_served += 1;
                 audit::note_lease(&instance);
                 let warm = at_once.then(|| self.instances.hold_warm(&instance)).flatten();
-                put(changes, &instance, warm.as_ref());
+                put(changes, &instance, warm.as_ref(), now);
                 choice.note(world, changes, &instance);
                 Ok((instance, warm))
             })
@@ -141,7 +144,8 @@ impl Leases {
         let mut tries = TRIES;
         loop {
             tries -= 1;
-            let (before, lease, warm) = self.lease(reference, &wish.lease()?).await?;
+            let wanted = wish.lease(self.records.clock().now())?;
+            let (before, lease, warm) = self.lease(reference, &wanted).await?;
             let outcome = self.bring_up(reference.id, warm, lease).await;
             let Err(error) = outcome else { return outcome };
             // The lease was ended while this call waited for the gate: take a new one.
@@ -185,7 +189,7 @@ impl Leases {
                 };
                 audit::note_lease(&instance);
                 let warm = at_once.then(|| self.instances.hold_warm(&instance)).flatten();
-                put(changes, &instance, warm.as_ref());
+                put(changes, &instance, warm.as_ref(), self.records.clock().now());
                 Ok((before.clone(), lease, warm))
             })
             .await
@@ -222,11 +226,11 @@ impl Leases {
     }
 }
 
-/// Writes the instance; as running, if it is held as a warm one.
-fn put(changes: &mut Transaction, instance: &Instance, warm: Option<&HeldWarm>) {
+/// Writes the instance; as running since `now`, if it is held as a warm one.
+fn put(changes: &mut Transaction, instance: &Instance, warm: Option<&HeldWarm>, now: Millis) {
     let mut instance = instance.clone();
     if let Some(warm) = warm {
-        warm.note(&mut instance);
+        warm.note(&mut instance, now);
     }
     changes.put_instance(instance);
 }

@@ -12,7 +12,7 @@ use crate::instances::{Instances, Slots, draw_ids, new_instance};
 use crate::lease_request::{LeaseRequest, checked};
 use crate::records::{RecordSet, Records};
 use crate::wake::Wake;
-use crate::{Error, Result, now};
+use crate::{Error, Result};
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_model::admission::admit_state;
 use mvm_model::lease::Purpose;
@@ -54,10 +54,11 @@ impl Leases {
         pool: &PoolRef,
         wish: &LeaseRequest,
     ) -> Result<Instance> {
-        let (drawn, lease) = (draw_ids()?, wish.lease()?);
+        let (drawn, lease) = (draw_ids()?, wish.lease(self.records.clock().now())?);
         self.records
             .change(|world, changes| {
-                let mut instance = new_instance(world, pool, &drawn)?;
+                let now = self.records.clock().now();
+                let mut instance = new_instance(world, pool, &drawn, now)?;
                 may_run(world, &instance)?;
                 (instance.lease, instance.leases_served) = (Some(lease), 1);
                 changes.put_instance(instance.clone());
@@ -87,7 +88,7 @@ impl Leases {
         self.records
             .change(|world, changes| {
                 let mut instance = leased(world, id)?.clone();
-                extend(&mut instance, now() + seconds * 1000);
+                extend(&mut instance, self.records.clock().now() + seconds * 1000);
                 let view = self.holders.view(&instance, self.holder_of(world, &instance));
                 changes.put_instance(instance);
                 view.ok_or_else(|| no_lease(id))
@@ -216,7 +217,7 @@ impl Leases {
         });
         for (id, lease) in due {
             if lease.purpose == Purpose::Manual && self.slots.of(id).sessions() > 0 {
-                let later = now() + SESSION_GRACE_MS;
+                let later = self.records.clock().now() + SESSION_GRACE_MS;
                 if let Err(error) = self.records.update(id, |i| extend(i, later)).await {
                     tracing::warn!(instance = %id, "cannot extend a lease: {error}");
                 }

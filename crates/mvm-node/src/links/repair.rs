@@ -3,7 +3,6 @@
 
 use super::Links;
 use crate::Result;
-use crate::clock::wall;
 use crate::records::RecordSet;
 use mvm_api::types::{DifferenceKind, NetworkDifference, NetworkReport};
 use mvm_model::event::{of_links, of_walls};
@@ -60,7 +59,7 @@ impl Links {
         }
         self.records
             .change(|world, changes| {
-                let live = world.instances.values();
+                let (live, wall) = (world.instances.values(), self.records.clock().wall());
                 for instance in live.filter(|i| matches!(i.heading(), State::Running | State::Warm))
                 {
                     let Ok(tenant) = world.tenant(&instance.pool.tenant) else { continue };
@@ -72,7 +71,7 @@ impl Links {
                     let told: Vec<String> =
                         told.map(|d| format!("{}: {}", d.what, d.detail)).collect();
                     if !told.is_empty() {
-                        changes.tell(of_links(instance, &told.join(", "), wall()));
+                        changes.tell(of_links(instance, &told.join(", "), wall));
                     }
                 }
                 Ok(())
@@ -134,9 +133,9 @@ impl Links {
         self.repairs.rules.inc();
         self.records
             .change(|world, changes| {
-                let live = world.instances.values();
+                let (live, wall) = (world.instances.values(), self.records.clock().wall());
                 let live = live.filter(|i| matches!(i.heading(), State::Running | State::Warm));
-                live.for_each(|instance| changes.tell(of_walls(instance, &lost, wall())));
+                live.for_each(|instance| changes.tell(of_walls(instance, &lost, wall)));
                 Ok(())
             })
             .await

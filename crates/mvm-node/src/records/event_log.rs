@@ -2,10 +2,10 @@
 
 use super::record_set::RecordSet;
 use crate::Result;
-use crate::clock::wall_of;
 use crate::labels::{Labels, of_pool};
+use mvm_clock::Clock;
 use mvm_model::event::Event;
-use mvm_model::{Instance, InstanceId, Millis, State};
+use mvm_model::{Instance, InstanceId, State};
 use mvm_store::{Record, Store};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -97,14 +97,14 @@ pub(crate) fn of_changes(
     world: &RecordSet,
     instances: &[(InstanceId, Option<Instance>)],
     first: u64,
-    now: Millis,
+    clock: &Clock,
 ) -> Vec<Event> {
-    let mut events = Vec::new();
+    let (mut events, now) = (Vec::new(), clock.now());
     for (id, after) in instances {
         let (before, id) = (world.instances.get(id), first + events.len() as u64);
         let event = mvm_model::event::of_change(before, after.as_ref(), id, now);
         // People read the log, even years later: its times are those of the wall clock.
-        events.extend(event.map(|event| Event { at: wall_of(event.at), ..event }));
+        events.extend(event.map(|event| Event { at: clock.wall_of(event.at), ..event }));
     }
     events
 }

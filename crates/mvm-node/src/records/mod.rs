@@ -22,15 +22,17 @@ pub(crate) use transaction::Transaction;
 
 use crate::Result;
 use crate::stages::stage;
+use mvm_clock::Clock;
 use mvm_model::event::Event;
 use mvm_model::{Instance, InstanceId};
 use mvm_store::Store;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{Mutex, broadcast, watch};
 
-/// The records, which are only accessed through this type.
+/// The records, which are only accessed through this type, and the clock by which they are changed.
 pub(crate) struct Records {
     store: Arc<dyn Store>,
+    clock: Clock,
     events: EventLog,
     /// The records as of the last commit. Locked only while an `Arc` is cloned or a change is made
     /// in memory.
@@ -42,13 +44,14 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Reads all records from the store.
-    pub async fn open(store: Arc<dyn Store>) -> Result<Records> {
+    /// Reads all records from the store, to change them by this clock.
+    pub async fn open(store: Arc<dyn Store>, clock: Clock) -> Result<Records> {
         let world = RecordSet::load(store.as_ref()).await?;
         let events = EventLog::open(store.as_ref()).await?;
         let world = RwLock::new(Arc::new(world));
         Ok(Records {
             store,
+            clock,
             events,
             world,
             turn: Mutex::default(),
@@ -84,7 +87,7 @@ impl Records {
             if changes.is_empty() {
                 return Ok(value);
             }
-            let (writes, mut sealed) = changes.seal(&world, &self.events);
+            let (writes, mut sealed) = changes.seal(&world, &self.events, &self.clock);
             drop(world);
             self.store.commit(writes).await?;
             self.publish(|world| sealed.apply(world));
@@ -120,6 +123,11 @@ impl Records {
     /// Returns the store, for records that are not the node's own.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Returns the node's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Returns the log of events.
@@ -187,7 +195,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn who_reads_sees_one_moment_and_keeps_nobody_from_changing() {
         let store = Arc::new(SqliteStore::in_memory().expect("a store"));
-        let records = Records::open(store.clone()).await.expect("records");
+        let records = Records::open(store.clone(), Clock::system()).await.expect("records");
         let mut changed = records.subscribe();
         lead(&records, 1).await;
         let runtime = Handle::current();
@@ -202,14 +210,14 @@ mod tests {
         assert_eq!((records.read(epoch), *changed.borrow_and_update()), (Some(3), 3));
         // A commit to disk holds the turn.
         assert_eq!(records.alone(|_| records.read(epoch)).await, Some(3));
-        let again = Records::open(store).await.expect("records");
+        let again = Records::open(store, Clock::system()).await.expect("records");
         assert_eq!(again.read(epoch), Some(3), "it was durable");
     }
 
     #[tokio::test]
     async fn what_is_refused_or_changes_nothing_is_not_told() {
         let store = Arc::new(SqliteStore::in_memory().expect("a store"));
-        let records = Records::open(store).await.expect("records");
+        let records = Records::open(store, Clock::system()).await.expect("records");
         let changed = records.subscribe();
         assert!(records.change(|_, _| Ok(())).await.is_ok());
         let refused = records.change(|world, changes| {

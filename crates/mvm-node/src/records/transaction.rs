@@ -4,6 +4,7 @@ use super::event_log::{EventLog, key, of_changes};
 use super::in_force::InForce;
 use super::record_set::{DESIRED, LEADER, RecordSet};
 use mvm_api::fleet::Leader;
+use mvm_clock::Clock;
 use mvm_model::event::{self, Event};
 use mvm_model::expose::Expose;
 use mvm_model::{Instance, InstanceId, Job, JobId, Name, Pool, PoolRef, Tenant};
@@ -140,8 +141,13 @@ impl Transaction {
 
     /// Returns the writes that make the changes durable, with their events, and the changes to make
     /// in memory afterwards.
-    pub(super) fn seal(mut self, world: &RecordSet, log: &EventLog) -> (Vec<Write>, Sealed) {
-        let mut events = of_changes(world, &self.instances, log.next_id(), crate::now());
+    pub(super) fn seal(
+        mut self,
+        world: &RecordSet,
+        log: &EventLog,
+        clock: &Clock,
+    ) -> (Vec<Write>, Sealed) {
+        let mut events = of_changes(world, &self.instances, log.next_id(), clock);
         for event in std::mem::take(&mut self.told) {
             let id = log.next_id() + events.len() as u64;
             events.push(Event { id, ..event });

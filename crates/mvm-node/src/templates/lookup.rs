@@ -7,7 +7,6 @@
 use super::standing::{NOTE, Renewals};
 use crate::Result;
 use crate::blocking::{blocking, paths_in};
-use crate::clock::wall;
 use crate::error::io;
 use crate::records::Records;
 use crate::state_dir::{Files, StateDir, make_dir, remove_dir, remove_tree, write_atomically};
@@ -69,7 +68,7 @@ pub(crate) fn is_template_builder(instance: &Instance) -> bool {
 pub(crate) struct Templates {
     pub(super) state_dir: StateDir,
     hypervisor: Arc<dyn Hypervisor>,
-    records: Arc<Records>,
+    pub(super) records: Arc<Records>,
     pub(super) renewals: Renewals,
     pub(super) wake: Wake,
 }
@@ -196,8 +195,9 @@ impl Templates {
     }
 }
 
-/// Moves memory, snapshot and disks of a sleeping machine into a template, atomically.
-pub(crate) fn publish(from: &Files, to: &Files) -> Result<()> {
+/// Moves memory, snapshot and disks of a sleeping machine into a template that is made at this
+/// wall-clock time, atomically.
+pub(crate) fn publish(from: &Files, to: &Files, made_at: Millis) -> Result<()> {
     let name = to.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let work = Files { dir: to.dir.with_file_name(name + UNFINISHED) };
     remove_dir(&work.dir)?;
@@ -215,7 +215,7 @@ pub(crate) fn publish(from: &Files, to: &Files) -> Result<()> {
         std::os::unix::fs::chown(to, Some(0), Some(0))
             .map_err(|e| io(format!("take over {}", to.display()), e))?;
     }
-    let made = serde_json::to_vec(&Made { made_at: wall() }).unwrap_or_default();
+    let made = serde_json::to_vec(&Made { made_at }).unwrap_or_default();
     write_atomically(&work.dir.join(MADE), &made, 0o600)?;
     let sync = |path: &Path| fs::File::open(path).and_then(|dir| dir.sync_all());
     let parent = to.dir.parent().unwrap_or(Path::new("/"));

@@ -9,7 +9,6 @@ use super::lookup::{Template, Templates};
 use super::standing::{NOTE, RENEWED};
 use crate::Result;
 use crate::blocking::blocking;
-use crate::clock::wall;
 use crate::error::io;
 use crate::labels::of_pool;
 use crate::locks::locked;
@@ -70,7 +69,8 @@ impl Templates {
         };
         tracing::warn!(%pool, template = template.key, reason, "a template is given up");
         self.renewals.given_up.get_or_create(&of_pool(pool)).inc();
-        let renewal = Renewal { at: wall(), made_at: template.made_at, reason, done: false };
+        let at = self.records.clock().wall();
+        let renewal = Renewal { at, made_at: template.made_at, reason, done: false };
         // The note comes first: a removed template without a note would not be renewed.
         let text = serde_json::to_vec(&renewal).unwrap_or_default();
         let (note, dir) = (self.note(&template.key), template.files.dir.clone());

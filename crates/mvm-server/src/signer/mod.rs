@@ -13,6 +13,7 @@ use crate::{Error, Result};
 use mvm_api::identity::{Facts, Identity, Role};
 use mvm_api::routes::Server;
 use mvm_api::types::{CertificateView, IdentityView, Invitation, Invite, Signed};
+use mvm_clock::Clock;
 use mvm_identity::authority::{Authority, Issued, NODE_LIFETIME, Revocation, request_key};
 use mvm_identity::{JoinToken, Seal, authority, journal};
 use mvm_model::Millis;
@@ -86,11 +87,12 @@ impl Signer {
         &self.authority
     }
 
-    /// Returns the records of requests with an idempotency key. `started_at` is when the server was
-    /// started.
-    pub fn once(&self, started_at: Millis) -> Result<Idempotency> {
-        let seal = Some(Arc::new(Seal::of(&self.authority)?));
-        Ok(Idempotency { store: self.store.clone(), server: Server::Signer, started_at, seal })
+    /// Returns the records of requests with an idempotency key, for a server that starts now by this
+    /// clock.
+    pub fn once(&self, clock: Clock) -> Result<Idempotency> {
+        let (store, seal) = (self.store.clone(), Some(Arc::new(Seal::of(&self.authority)?)));
+        let started_at = clock.wall();
+        Ok(Idempotency { store, server: Server::Signer, started_at, seal, clock })
     }
 
     /// Adds the authority's certificate and the revocation list to a certificate.

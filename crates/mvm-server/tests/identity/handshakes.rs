@@ -1,9 +1,9 @@
 //! Mutual TLS on loopback: which clients get in, which do not, and that refused ones do not disturb
 //! the others.
 
-use crate::support::{HOUR, Lab, id, refused};
+use crate::support::{HOUR, Lab, id, now, refused};
+use mvm_identity::Authority;
 use mvm_identity::tls::{Credentials, Expect};
-use mvm_identity::{Authority, now};
 use mvm_model::Code;
 use mvm_server::{TlsListener, renewal};
 use std::sync::Arc;
@@ -227,7 +227,8 @@ async fn a_server_is_renewed_while_connections_stand() {
     let mut open =
         mvm_identity::tls::connect(&address, &alice, &Expect::Coordinator).await.expect("connects");
     let before = server.credential().facts;
-    renewal::renew(&server, &renewal::Source::Local(lab.signer.clone())).await.expect("renewed");
+    let source = renewal::Source::Local(lab.signer.clone());
+    renewal::renew(&server, &source, now()).await.expect("renewed");
     let after = server.credential().facts;
     assert_eq!(before.identity, after.identity);
     assert!(before.serial != after.serial && before.validity.not_after < after.validity.not_after);

@@ -1,6 +1,6 @@
 //! A client of several coordinators: any may answer, and no request is carried out twice.
 
-use crate::support::{HOUR, Lab, refused};
+use crate::support::{HOUR, Lab, now, refused};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::get;
@@ -151,7 +151,7 @@ async fn what_may_have_been_done_is_said_again_only_where_that_is_safe() {
 async fn who_is_not_let_in_does_not_ask_everybody() {
     let lab = Lab::new();
     let (c1, c2) = (named(&lab, "c1").await, named(&lab, "c2").await);
-    let past = mvm_identity::now() - 3 * HOUR;
+    let past = now() - 3 * HOUR;
     let old = |address: &str| lab.client(address, lab.credential_at("operator/alice", HOUR, past));
     let problem = refused(old(&c1.address).or(old(&c2.address)).get::<String>("/name").await);
     assert_eq!(problem.code, Code::CertificateRefused, "{problem}");

@@ -1,13 +1,13 @@
 //! A signer's tokens, certificates and revocations, with a real store, and with several signers at
 //! once.
 
-use crate::support::{HOUR, Lab, id};
+use crate::support::{HOUR, Lab, id, now};
 use mvm_api::Problem;
 use mvm_api::identity::{Facts, Identity};
 use mvm_api::types::{Invite, Signed};
 use mvm_identity::tls::Credentials;
 use mvm_identity::{
-    Authority, Credential, IdentityDir, JoinToken, authority, certificate, enrolment, journal, now,
+    Authority, Credential, IdentityDir, JoinToken, authority, certificate, enrolment, journal,
 };
 use mvm_model::{AnyCode, Code};
 use mvm_server::signer::Signer;
@@ -187,24 +187,24 @@ async fn a_machine_joins_over_the_network_and_is_renewed_by_itself() {
     let place = tempfile::tempdir().expect("directory");
     let dir = IdentityDir::new(place.path().join("identity"));
     // No server listens at the first address, so the second is tried.
-    assert_eq!(enrolment::join(&token, &dir).await.expect("joined").as_str(), "n1");
+    assert_eq!(enrolment::join(&token, &dir, now()).await.expect("joined").as_str(), "n1");
     let credential = dir.load().expect("an identity");
     assert_eq!(credential.facts.identity, id("node/n1"));
     assert_eq!(credential.roots, server.credential().roots);
     assert!(credential.list.is_some());
     let other = IdentityDir::new(place.path().join("other"));
-    assert_eq!(code(enrolment::join(&token, &other).await), Code::TokenUsed);
+    assert_eq!(code(enrolment::join(&token, &other, now()).await), Code::TokenUsed);
     assert!(!other.exists());
 
     let credentials = Credentials::open(dir.clone()).expect("credentials");
-    renewal::renew(&credentials, &renewal::Source::Remote).await.expect("renewed");
+    let source = renewal::Source::Remote;
+    renewal::renew(&credentials, &source, now()).await.expect("renewed");
     let renewed = dir.load().expect("an identity").facts;
     assert!(renewed.serial != credential.facts.serial && renewed.identity == id("node/n1"));
     assert_eq!(renewed, credentials.credential().facts);
     // An identity that another process stores there is adopted, too.
-    renewal::renew(&Credentials::open(dir.clone()).expect("credentials"), &renewal::Source::Remote)
-        .await
-        .expect("renewed");
+    let elsewhere = Credentials::open(dir.clone()).expect("credentials");
+    renewal::renew(&elsewhere, &source, now()).await.expect("renewed");
     credentials.reload().expect("read");
     assert_eq!(dir.load().expect("an identity").facts, credentials.credential().facts);
 }
@@ -221,13 +221,13 @@ async fn tokens_that_are_old_foreign_or_no_tokens_are_refused() {
     let place = tempfile::tempdir().expect("directory");
     let dir = IdentityDir::new(place.path().join("identity"));
     let old = make(&lab, now() - HOUR);
-    assert_eq!(code(enrolment::join(&old, &dir).await), Code::TokenExpired);
+    assert_eq!(code(enrolment::join(&old, &dir, now()).await), Code::TokenExpired);
     // The token trusts another authority than the server's, and the server another than the
     // token's.
     let mut other = make(&foreign, now());
-    assert_eq!(code(enrolment::join(&other, &dir).await), Code::PeerUntrusted);
+    assert_eq!(code(enrolment::join(&other, &dir, now()).await), Code::PeerUntrusted);
     other.ca = lab.signer.authority().certificate().to_owned();
-    assert_eq!(code(enrolment::join(&other, &dir).await), Code::CertificateRefused);
+    assert_eq!(code(enrolment::join(&other, &dir, now()).await), Code::CertificateRefused);
     // The server's clock decides, not the joiner's.
     let (credential, _) = make(&lab, now() - HOUR).credential(now() - HOUR).expect("good then");
     let client = lab.client(&address, credential);

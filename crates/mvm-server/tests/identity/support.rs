@@ -6,9 +6,10 @@ use axum::{Json, Router};
 use mvm_api::identity::Identity;
 use mvm_api::routes::Server;
 use mvm_api::{Client, ClientError, Problem};
+use mvm_clock::Clock;
 use mvm_identity::directory::Signers;
 use mvm_identity::tls::{Credentials, Expect};
-use mvm_identity::{Authority, Credential, authority, now};
+use mvm_identity::{Authority, Credential, authority};
 use mvm_server::signer::Signer;
 use mvm_server::{Peer, TlsListener, guard, signer};
 use mvm_store::SqliteStore;
@@ -16,6 +17,11 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 pub const HOUR: u64 = 3_600_000;
+
+/// Returns the wall clock, which handshakes go by.
+pub fn now() -> u64 {
+    Clock::system().wall()
+}
 
 pub fn id(text: &str) -> Identity {
     format!("spiffe://mvm/{text}").parse().expect("an identity")
@@ -63,8 +69,10 @@ impl Lab {
         let loopback = ["127.0.0.1:0".parse().expect("address")];
         let listener = TlsListener::bind(&loopback, credentials.clone()).await.expect("listens");
         let address = listener.addresses()[0].to_string();
-        let signer = signer::routes(self.signer.clone(), credentials.clone()).expect("routes");
-        let app = guard(signer.into_router(), Server::Signer).merge(open_routes());
+        let clock = Clock::system();
+        let signer = signer::routes(self.signer.clone(), credentials.clone(), clock.clone());
+        let signer = signer.expect("routes").into_router();
+        let app = guard(signer, Server::Signer, clock).merge(open_routes());
         let app = app.into_make_service_with_connect_info::<Peer>();
         tokio::spawn(async move { axum::serve(listener, app).await });
         address

@@ -1,6 +1,6 @@
 //! Walks the table: every route with every role.
 
-use crate::support::{HOUR, Lab, id};
+use crate::support::{HOUR, Lab, id, now};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use mvm_api::Problem;
 use mvm_api::identity::{Facts, Identity, Role};
 use mvm_api::routes::{ON_BEHALF_OF, ROUTES, Route, Scope, Server, find};
-use mvm_identity::now;
+use mvm_clock::{Clock, ManualClock};
 use mvm_server::{Peer, Routes, guard, signer};
 use std::collections::BTreeSet;
 use tower::ServiceExt;
@@ -24,7 +24,7 @@ fn everything(server: Server) -> Router {
         let who = |ConnectInfo(peer): ConnectInfo<Peer>| async move { peer.holder() };
         routes = routes.route(route.path, on(filter, who));
     }
-    guard(routes.into_router(), server)
+    guard(routes.into_router(), server, Clock::system())
 }
 
 fn holder_of(identity: Identity) -> Peer {
@@ -160,14 +160,15 @@ async fn what_is_not_in_the_table_is_not_served() {
     *request.method_mut() = axum::http::Method::POST;
     *request.uri_mut() = "/v1/backdoor".parse().expect("a path");
     request.extensions_mut().insert(ConnectInfo(peer));
-    let (status, body) = answer(&guard(stray, Server::Agent), request).await;
+    let (status, body) = answer(&guard(stray, Server::Agent, Clock::system()), request).await;
     assert_eq!(status, 405, "{body}");
 }
 
 #[tokio::test]
 async fn the_signer_serves_what_the_table_says() {
     let lab = Lab::new();
-    let routes = signer::routes::<()>(lab.signer.clone(), lab.credentials("coordinator/c1"));
+    let (credentials, clock) = (lab.credentials("coordinator/c1"), Clock::system());
+    let routes = signer::routes::<()>(lab.signer.clone(), credentials, clock);
     let differences = routes.expect("routes").differences(Server::Signer, ()).await;
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
@@ -220,8 +221,9 @@ async fn an_invitation_with_a_key_is_the_same_one_and_is_kept_sealed() {
     let lab = Lab::new();
     let store = std::sync::Arc::new(mvm_store::SqliteStore::in_memory().expect("store"));
     let signer = Lab::signer_on(&lab.dir, store.clone());
-    let routes = signer::routes::<()>(signer.clone(), lab.credentials("coordinator/c1"));
-    let app = guard(routes.expect("routes").into_router(), Server::Signer);
+    let (credentials, clock) = (lab.credentials("coordinator/c1"), Clock::system());
+    let routes = signer::routes::<()>(signer.clone(), credentials, clock.clone());
+    let app = guard(routes.expect("routes").into_router(), Server::Signer, clock);
     let alice = holder_of(one_of(Role::Operator));
     let invite = async |name: &str, key: &str| {
         let route = find(Server::Signer, "POST", "/v1/ca/invites").expect("a route");
@@ -247,6 +249,40 @@ async fn an_invitation_with_a_key_is_the_same_one_and_is_kept_sealed() {
         let text = String::from_utf8_lossy(&record.value).into_owned();
         assert!(!text.contains(&token[token.len() / 2..][..40]), "{}: {text}", record.key);
     }
+}
+
+/// Each server goes by the clock that it was given: here one day lies between two of them.
+#[tokio::test]
+async fn a_certificate_and_a_key_grow_old_by_the_clock_of_the_server_that_is_asked() {
+    let lab = Lab::new();
+    let clock = ManualClock::running();
+    let app = |clock: Clock| {
+        let credentials = lab.credentials("coordinator/c1");
+        let routes = signer::routes::<()>(lab.signer.clone(), credentials, clock.clone());
+        guard(routes.expect("routes").into_router(), Server::Signer, clock)
+    };
+    let (early, late) = (app(Clock::system()), app(clock.clock()));
+    let invite = async |app: &Router, peer: &Peer, name: &str| {
+        let route = find(Server::Signer, "POST", "/v1/ca/invites").expect("a route");
+        let mut request = request(route, "", peer);
+        let headers = request.headers_mut();
+        headers.insert("content-type", "application/json".parse().expect("a header"));
+        headers.insert("idempotency-key", "k1".parse().expect("a header"));
+        let body = format!(r#"{{"name": "{name}", "ttl_s": 60, "addresses": ["127.0.0.1:1"]}}"#);
+        *request.body_mut() = Body::from(body);
+        answer(app, request).await.0
+    };
+    let (alice, root) = (holder_of(one_of(Role::Operator)), Peer::Unix { uid: Some(0) });
+    for app in [&early, &late] {
+        assert_eq!(invite(app, &alice, "n1").await, 200);
+        assert_eq!(invite(app, &root, "n1").await, 200);
+        assert_eq!(invite(app, &root, "n2").await, 422, "the key stands for another request");
+    }
+    clock.advance(25 * HOUR);
+    assert_eq!(invite(&early, &alice, "n1").await, 200);
+    assert_eq!(invite(&late, &alice, "n1").await, 401, "her certificate is good for an hour");
+    assert_eq!(invite(&early, &root, "n2").await, 422);
+    assert_eq!(invite(&late, &root, "n2").await, 200, "the key was forgotten");
 }
 
 #[test]

@@ -5,13 +5,14 @@ use super::remote::{self, OurIdentity, config_dir};
 use super::values::{Address, Coordinators, Lifetime};
 use crate::error::CliError;
 use crate::output::{self, Outcome};
+use crate::time::{clock, wall};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::identity::Identity;
 use mvm_api::types::{IdentityView, Invitation, Invite, RevocationList, Revoke};
 use mvm_api::{Client, paths};
 use mvm_identity::authority::{NODE_LIFETIME, OPERATOR_LIFETIME};
 use mvm_identity::directory::Signers;
-use mvm_identity::{Authority, IdentityDir, authority, enrolment, journal, now};
+use mvm_identity::{Authority, IdentityDir, authority, enrolment, journal};
 use mvm_model::{Code, Name};
 use mvm_server::{Signer, private, renewal, signer};
 use std::net::SocketAddr;
@@ -196,7 +197,7 @@ impl Office {
             return Ok(enrolment::first_of(all, post).await?);
         }
         let dir = self.place.path();
-        let (invitation, facts) = signer::invitation(&Authority::open(&dir)?, &invite, now())?;
+        let (invitation, facts) = signer::invitation(&Authority::open(&dir)?, &invite, wall())?;
         journal::append(&dir, &facts)?;
         Ok(invitation)
     }
@@ -208,7 +209,7 @@ impl Office {
                 let list = |client: Client| async move { client.list(paths::CA_IDENTITIES).await };
                 Ok(enrolment::first_of(all, list).await?)
             }
-            Desk::Here(signer) => Ok(signer.identities(now()).await?),
+            Desk::Here(signer) => Ok(signer.identities(wall()).await?),
         }
     }
 
@@ -227,7 +228,7 @@ impl Office {
                 Ok(list)
             }
             Desk::Here(signer) => {
-                Ok(RevocationList { crl: signer.revoke(&identity, now()).await? })
+                Ok(RevocationList { crl: signer.revoke(&identity, wall()).await? })
             }
         }
     }
@@ -240,7 +241,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Init { place } => {
             let dir = place.path();
-            Authority::create(&dir, now())?;
+            Authority::create(&dir, wall())?;
             let shown = dir.display().to_string();
             let line = format!("made an authority in {shown}; keep {shown}/ca-key.pem secret");
             output::say(context.format, &serde_json::json!({ "dir": shown }), &line)
@@ -249,7 +250,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Serve { place, listen, node_lifetime } => {
             crate::logging::begin(false, None)?;
             let lifetime = node_lifetime.map_or(NODE_LIFETIME, |lifetime| lifetime.millis());
-            signer::serve(&place.path(), &listen, lifetime).await?;
+            signer::serve(&place.path(), &listen, lifetime, clock()).await?;
             Ok(0)
         }
         Command::List { office } => list(context, &office.identities().await?),
@@ -265,7 +266,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 let addresses = all.map(ToString::to_string).collect();
                 credentials.ask_at(Signers { addresses })?;
             }
-            renewal::renew(&credentials, &renewal::Source::Remote).await?;
+            renewal::renew(&credentials, &renewal::Source::Remote, wall()).await?;
             let facts = credentials.credential().facts;
             let until = output::time(facts.validity.not_after);
             let line = format!("{} is good until {until}", facts.identity.holder());
@@ -284,7 +285,7 @@ fn issue(context: &Context, issue: &Issue) -> Outcome {
     };
     let lifetime = issue.lifetime.as_ref().map_or(usual, Lifetime::millis);
     let key = authority::new_key()?;
-    let issued = authority.issue(&identity, &key, lifetime, now())?;
+    let issued = authority.issue(&identity, &key, lifetime, wall())?;
     journal::append(&dir, &issued.facts)?;
     let signers = Signers { addresses: issue.address.iter().map(ToString::to_string).collect() };
     let out = IdentityDir::new(&issue.out);

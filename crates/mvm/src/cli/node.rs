@@ -5,6 +5,7 @@ use super::context::Context;
 use super::values::{Address, Lifetime};
 use crate::error::CliError;
 use crate::output::{self, Outcome};
+use crate::time::wall;
 use clap::{Args, Subcommand};
 use mvm_api::identity::{Identity, Role};
 use mvm_api::paths;
@@ -119,7 +120,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             if context.ours.named().is_none() {
                 private::own_dir(&context.root)?;
             }
-            let name = enrolment::join(&token, &dir).await?;
+            let name = enrolment::join(&token, &dir, wall()).await?;
             // The agent finds the identity without an option only in its own state directory.
             let place = match context.ours.named() {
                 Some(dir) => format!(" --identity {}", dir.path().display()),

@@ -2,10 +2,11 @@
 
 use super::values::{Address, Coordinators};
 use crate::error::CliError;
+use crate::time::wall;
 use clap::Args;
 use mvm_api::Client;
+use mvm_identity::IdentityDir;
 use mvm_identity::tls::{Credentials, Expect};
-use mvm_identity::{IdentityDir, now};
 use mvm_model::{Code, Name};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ impl OurIdentity {
     pub fn credentials(&self) -> Result<Arc<Credentials>, CliError> {
         let credentials = Credentials::open(self.dir())?;
         let facts = credentials.credential().facts;
-        if now() >= facts.validity.not_after {
+        if wall() >= facts.validity.not_after {
             let dir = self.dir();
             let detail = format!(
                 "the certificate of {} in {} has run out",

@@ -1,6 +1,7 @@
 //! Values of arguments with a syntax of their own. They are parsed before the command starts, so
 //! that a fault in one is a usage error and no agent is started for it.
 
+use crate::time::wall;
 use mvm_model::{Code, Fault, InstanceRef, Name, PoolRef};
 use std::str::FromStr;
 
@@ -176,7 +177,7 @@ impl FromStr for Moment {
 
     fn from_str(text: &str) -> Result<Self, Fault> {
         let at = if let Ok(age) = text.parse::<Lifetime>() {
-            jiff::Timestamp::now().as_millisecond().checked_sub_unsigned(age.millis())
+            i64::try_from(wall()).ok().and_then(|now| now.checked_sub_unsigned(age.millis()))
         } else if let Ok(time) = text.parse::<jiff::Timestamp>() {
             Some(time.as_millisecond())
         } else {

@@ -7,6 +7,7 @@
 
 mod blocking;
 mod blocks;
+mod clocks;
 mod exceptions;
 mod imports;
 mod problems;
@@ -136,4 +137,11 @@ fn nothing_blocks_the_executor() {
     let servers = all().into_iter().filter(|one| servers.contains(&one.name.as_str()));
     let found: Vec<String> = servers.flat_map(|one| blocking::blocked(&one)).collect();
     but_for(&found, &exceptions::BLOCKING, "give these to `blocking`");
+}
+
+#[test]
+fn only_who_makes_a_clock_asks_the_system_for_the_time() {
+    let others = all().into_iter().filter(|one| one.name != "mvm-clock");
+    let found: Vec<String> = others.flat_map(|one| clocks::asked(&one)).collect();
+    but_for(&found, &clocks::MAKERS, "have a `Clock` handed in, or the time");
 }

@@ -2,6 +2,7 @@
 //! operator.
 
 mod broken;
+mod clocks;
 mod pages;
 mod refusals;
 mod resume;
@@ -17,6 +18,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use http_body_util::BodyExt;
 use mvm_api::routes::{ROUTES, Server};
+use mvm_clock::ManualClock;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore};
 use mvm_model::hex;
@@ -29,8 +31,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-/// Makes an agent without machines, and records of two tenants: `ci` and `lab` have a pool and a
-/// leased instance each.
+/// Makes an agent without machines, with a clock of its own, and records of two tenants: `ci` and
+/// `lab` have a pool and a leased instance each.
 async fn agent() -> (TempDir, Arc<Agent>) {
     let dir = tempfile::tempdir().expect("directory");
     let root = StateDir::open(dir.path()).expect("root");
@@ -39,7 +41,7 @@ async fn agent() -> (TempDir, Arc<Agent>) {
     let sim = SimHypervisor::open(Latencies::NONE, Arc::new(SimulatedGuest::default()), &kept)
         .expect("sim");
     let network = Network::open(root.short_id()).await.expect("netlink");
-    let agent = Agent::open(AgentParts {
+    let parts = AgentParts {
         state_dir: root,
         store: Arc::new(SqliteStore::in_memory().expect("store")),
         hypervisor: Arc::new(sim),
@@ -48,9 +50,8 @@ async fn agent() -> (TempDir, Arc<Agent>) {
         credentials: None,
         stages: Stages::default(),
         settings: AgentSettings::of_tests(None, dir.path().join("pressure")),
-    })
-    .await
-    .expect("agent");
+    };
+    let agent = Agent::open(parts, ManualClock::running().clock()).await.expect("agent");
     for (number, tenant) in ["ci", "lab"].iter().enumerate() {
         seed(&agent, tenant, number as u32).await;
     }
@@ -271,8 +272,8 @@ async fn every_create_of_the_table_honours_its_key() {
     let mut walked = 0;
     for route in routes {
         let path = route.path.replace("{tenant}", "ci").replace("{pool}", "runners");
-        let kept =
-            json!({ "digest": hex::sha256(body.as_bytes()), "at": crate::now(), "agent": 1 });
+        let (digest, at) = (hex::sha256(body.as_bytes()), agent.base.records.clock().now());
+        let kept = json!({ "digest": digest, "at": at, "agent": 1 });
         let key = hex::sha256(["uid:0", &path, "k1"].join("\0").as_bytes());
         let write = mvm_store::Write::Put {
             key: format!("idempotency/{key}"),
@@ -297,7 +298,7 @@ async fn every_create_of_the_table_honours_its_key() {
 #[tokio::test]
 async fn a_create_with_a_key_happens_once() {
     let (_dir, agent) = agent().await;
-    let app = app(agent.clone());
+    let (app, at) = (app(agent.clone()), agent.base.records.clock().now());
     let kept = |key: &str, agent: u64, answer: Option<&str>| mvm_store::Write::Put {
         key: format!(
             "idempotency/{}",
@@ -305,7 +306,7 @@ async fn a_create_with_a_key_happens_once() {
         ),
         value: serde_json::to_vec(&json!({
             "digest": hex::sha256(tenant_body("new").as_bytes()),
-            "at": crate::now(), "agent": agent, "answer": answer,
+            "at": at, "agent": agent, "answer": answer,
         }))
         .expect("JSON"),
         expect: mvm_store::Expect::Any,

@@ -17,7 +17,7 @@ use mvm_api::types::CreateTenant;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Actor, InstanceId, Lease, LeaseId, Quotas, Recycle, State};
+use mvm_model::{Actor, InstanceId, Lease, LeaseId, Millis, Quotas, Recycle, State};
 use mvm_server::Peer;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,8 +173,8 @@ fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {
     }
 }
 
-fn lease(number: u32, holder: &str, purpose: Purpose) -> Lease {
-    let since = crate::now();
+/// Returns a lease of an hour from `since` on.
+fn lease(since: Millis, number: u32, holder: &str, purpose: Purpose) -> Lease {
     let (id, holder) = (LeaseId::from_number(number), holder.to_owned());
     let expires_at = since + 3_600_000;
     Lease { id, holder, purpose, since, expires_at, longest_until: None }
@@ -212,20 +212,22 @@ async fn prepare(agent: &Arc<Agent>, app: &Router) -> crate::Result<Stage> {
         })
         .await?;
     build(agent, &runners(), IMAGES[0]).await?;
-    let alice = "operator:alice";
+    let (alice, now) = ("operator:alice", agent.base.records.clock().now());
     let mut stage = Stage {
         created: instance(agent, State::Created, None).await?,
         warm: instance(agent, State::Warm, None).await?,
         sleeping: instance(agent, State::Sleeping, None).await?,
         stopped: instance(agent, State::Stopped, None).await?,
-        job: instance(agent, State::Running, Some(lease(1, "uid:0 j-00000001", Run))).await?,
-        front: instance(agent, State::Running, Some(lease(2, "expose:127.0.0.1:1", Expose)))
+        job: instance(agent, State::Running, Some(lease(now, 1, "uid:0 j-00000001", Run))).await?,
+        front: instance(agent, State::Running, Some(lease(now, 2, "expose:127.0.0.1:1", Expose)))
             .await?,
-        template: instance(agent, State::Running, Some(lease(3, "template", Template))).await?,
-        manual: instance(agent, State::Running, Some(lease(4, alice, Manual))).await?,
-        own: instance(agent, State::Running, Some(lease(5, "uid:0", Manual))).await?,
-        sleeping_manual: instance(agent, State::Sleeping, Some(lease(6, alice, Manual))).await?,
-        warm_manual: instance(agent, State::Warm, Some(lease(7, alice, Manual))).await?,
+        template: instance(agent, State::Running, Some(lease(now, 3, "template", Template)))
+            .await?,
+        manual: instance(agent, State::Running, Some(lease(now, 4, alice, Manual))).await?,
+        own: instance(agent, State::Running, Some(lease(now, 5, "uid:0", Manual))).await?,
+        sleeping_manual: instance(agent, State::Sleeping, Some(lease(now, 6, alice, Manual)))
+            .await?,
+        warm_manual: instance(agent, State::Warm, Some(lease(now, 7, alice, Manual))).await?,
         ended_job: String::new(),
     };
     // A job that was created and then cancelled before it began.
@@ -522,7 +524,8 @@ fn a_holder_puts_its_own_machine_aside_and_its_lease_with_it() {
     let done = host.agent(async |agent| {
         let app = app(agent.clone());
         pool(&agent, Recycle::Keep, None).await.expect("a pool");
-        let own = lease(1, "operator:alice", Purpose::Manual);
+        let now = agent.base.records.clock().now();
+        let own = lease(now, 1, "operator:alice", Purpose::Manual);
         let id = instance(&agent, State::Running, Some(own)).await.expect("an instance");
         let lease_of = async || {
             let of =

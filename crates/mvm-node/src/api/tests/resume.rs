@@ -3,9 +3,10 @@
 use super::{Agent, agent, app, ask};
 use crate::api::serve_tls;
 use mvm_api::client::Event;
+use mvm_clock::Clock;
 use mvm_identity::directory::Signers;
 use mvm_identity::tls::{Credentials, Expect};
-use mvm_identity::{Authority, Credential, authority, now};
+use mvm_identity::{Authority, Credential, authority};
 use mvm_model::{InstanceId, State};
 use mvm_server::{Peer, TlsListener};
 use std::net::SocketAddr;
@@ -18,13 +19,13 @@ const HOUR: u64 = 3_600_000;
 
 /// Makes credentials of one authority.
 fn credentials(identities: [&str; 2]) -> [Arc<Credentials>; 2] {
-    let dir = tempfile::tempdir().expect("directory");
-    Authority::create(dir.path(), now()).expect("an authority");
+    let (dir, now) = (tempfile::tempdir().expect("directory"), Clock::system().wall());
+    Authority::create(dir.path(), now).expect("an authority");
     let authority = Authority::open(dir.path()).expect("an authority");
     identities.map(|identity| {
         let identity = format!("spiffe://mvm/{identity}").parse().expect("an identity");
         let key = authority::new_key().expect("a key");
-        let issued = authority.issue(&identity, &key, HOUR, now()).expect("issued");
+        let issued = authority.issue(&identity, &key, HOUR, now).expect("issued");
         let both = format!("{}\n{}", issued.pem, key.serialize_pem());
         let roots = authority.certificate().as_bytes();
         let credential = Credential::read(both.as_bytes(), roots, None, Signers::default());

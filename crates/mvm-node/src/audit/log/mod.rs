@@ -7,11 +7,11 @@
 mod prune;
 
 use crate::Result;
-use crate::clock::wall;
 use crate::error::{InternalError, io};
 use crate::locks::locked;
 use crate::state_dir::make_dir;
 use mvm_api::audit::AuditLogView;
+use mvm_clock::Clock;
 use mvm_model::audit::{self, AGENT, Chain, Entry, NODE_LOG, OK};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -33,6 +33,7 @@ const REST: &str = "rest";
 /// All audit logs of the node.
 pub struct Logs {
     dir: PathBuf,
+    clock: Clock,
     open: Lock<HashMap<String, LogFile>>,
     /// Held while the beginning of a log is removed.
     pruning: Lock<()>,
@@ -42,6 +43,7 @@ pub struct Logs {
 /// A log that is open for writing.
 struct LogFile {
     dir: PathBuf,
+    clock: Clock,
     chain: Chain,
     file: Arc<File>,
     bytes: u64,
@@ -58,17 +60,18 @@ pub struct Written {
 }
 
 impl Logs {
-    /// Opens the logs in this directory. Each file is opened when it is first written to.
-    pub fn open(dir: PathBuf) -> Result<Logs> {
+    /// Opens the logs in this directory, for records with this clock's times. Each file is opened when
+    /// it is first written to.
+    pub fn open(dir: PathBuf, clock: Clock) -> Result<Logs> {
         make_dir(&dir, 0o700)?;
         let (open, pruning) = (Lock::default(), Lock::default());
-        Ok(Logs { dir, open, pruning, syncer: Syncer::start()? })
+        Ok(Logs { dir, clock, open, pruning, syncer: Syncer::start()? })
     }
 
     /// Appends a record. After an error the log is unchanged.
     pub fn append(&self, log: &str, entry: Entry) -> Result<Written> {
         let mut open = locked(&self.open);
-        let log = open_log(&mut open, &self.dir, log)?;
+        let log = open_log(&mut open, &self.dir, &self.clock, log)?;
         let number = log.append(entry)?;
         Ok(Written { number, turn: self.syncer.want(log.file.clone()) })
     }
@@ -88,7 +91,7 @@ impl Logs {
         if !from.exists() {
             return Ok(());
         }
-        let to = self.dir.join(format!("{tenant}{GONE}{}", wall()));
+        let to = self.dir.join(format!("{tenant}{GONE}{}", self.clock.wall()));
         std::fs::rename(&from, &to)
             .and_then(|()| File::open(&self.dir)?.sync_all())
             .map_err(|e| io(format!("put aside {}", from.display()), e))?;
@@ -146,12 +149,13 @@ impl Logs {
 fn open_log<'a>(
     open: &'a mut HashMap<String, LogFile>,
     dir: &Path,
+    clock: &Clock,
     log: &str,
 ) -> Result<&'a mut LogFile> {
     if !open.contains_key(log) {
         // A renamed log still has the tenant's name in its records.
         let name = gone(log).map_or(log, |(name, _)| name);
-        open.insert(log.to_owned(), LogFile::open(&dir.join(log), name)?);
+        open.insert(log.to_owned(), LogFile::open(&dir.join(log), name, clock)?);
     }
     open.get_mut(log).ok_or_else(|| InternalError::LogNotOpen.into())
 }
@@ -182,12 +186,12 @@ fn remove_rests(dir: &Path) -> Result<()> {
 }
 
 impl LogFile {
-    fn open(dir: &Path, log: &str) -> Result<LogFile> {
+    fn open(dir: &Path, log: &str, clock: &Clock) -> Result<LogFile> {
         make_dir(dir, 0o700)?;
         remove_rests(dir)?;
         let files = files_in(dir);
         let mut chain = Chain::new(log);
-        let Some(last) = files.last() else { return LogFile::begin(dir, chain) };
+        let Some(last) = files.last() else { return LogFile::begin(dir, clock, chain) };
         // If the last file is empty, the chain continues from the file before it.
         for path in &files[files.len().saturating_sub(2)..files.len() - 1] {
             let text =
@@ -203,8 +207,8 @@ impl LogFile {
             let log = last.display();
             tracing::error!("{log} was tampered with: see `mvm audit verify`; it is left as it is");
         }
-        let (dir, bytes) = (dir.to_owned(), ending.whole_bytes);
-        let mut open = LogFile { dir, chain: ending.chain, file, bytes, set_aside: bytes };
+        let (dir, clock, bytes) = (dir.to_owned(), clock.clone(), ending.whole_bytes);
+        let mut open = LogFile { dir, clock, chain: ending.chain, file, bytes, set_aside: bytes };
         if torn > 0 {
             open.cut().map_err(|e| io(format!("mend {}", last.display()), e))?;
             tracing::warn!("{} ended in {torn} bytes of a torn record", last.display());
@@ -217,7 +221,7 @@ impl LogFile {
     }
 
     /// Begins the next file of the log.
-    fn begin(dir: &Path, chain: Chain) -> Result<LogFile> {
+    fn begin(dir: &Path, clock: &Clock, chain: Chain) -> Result<LogFile> {
         let path = dir.join(format!("{:012}.log", chain.last() + 1));
         let make = || {
             let mut options = OpenOptions::new();
@@ -228,12 +232,13 @@ impl LogFile {
             Ok(Arc::new(file))
         };
         let file = make().map_err(|e| io(format!("make {}", path.display()), e))?;
-        Ok(LogFile { dir: dir.to_owned(), chain, file, bytes: 0, set_aside: 0 })
+        let (dir, clock) = (dir.to_owned(), clock.clone());
+        Ok(LogFile { dir, clock, chain, file, bytes: 0, set_aside: 0 })
     }
 
     /// Continues in another file.
     fn roll(&mut self) -> Result<()> {
-        *self = LogFile::begin(&self.dir, self.chain.clone())?;
+        *self = LogFile::begin(&self.dir, &self.clock, self.chain.clone())?;
         Ok(())
     }
 
@@ -246,7 +251,7 @@ impl LogFile {
         if self.bytes >= FILE_BYTES {
             self.roll()?;
         }
-        let (line, next) = self.chain.line(entry, wall());
+        let (line, next) = self.chain.line(entry, self.clock.wall());
         self.make_room(line.len() as u64);
         if let Err(error) = self.file.write_all_at(line.as_bytes(), self.bytes) {
             // A partial record must not stay.
@@ -359,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn a_log_goes_on_over_agents_torn_ends_and_files() {
         let dir = tempfile::tempdir().expect("directory");
-        let open = || Logs::open(dir.path().join("audit")).expect("logs");
+        let open = || Logs::open(dir.path().join("audit"), Clock::system()).expect("logs");
         let logs = open();
         logs.append("ci", entry("a")).expect("append");
         logs.synced(logs.append("ci", entry("b")).expect("append")).await;
@@ -397,7 +402,7 @@ mod tests {
     #[test]
     fn the_log_of_a_tenant_that_is_gone_is_put_aside_and_a_new_one_begins() {
         let dir = tempfile::tempdir().expect("directory");
-        let logs = Logs::open(dir.path().join("audit")).expect("logs");
+        let logs = Logs::open(dir.path().join("audit"), Clock::system()).expect("logs");
         for log in ["ci", "prod", NODE_LOG] {
             logs.append(log, entry("a")).expect("append");
         }
@@ -422,7 +427,7 @@ mod tests {
     #[test]
     fn a_tampered_end_is_left_as_it_is_and_found() {
         let dir = tempfile::tempdir().expect("directory");
-        let open = || Logs::open(dir.path().join("audit")).expect("logs");
+        let open = || Logs::open(dir.path().join("audit"), Clock::system()).expect("logs");
         let logs = open();
         for verb in ["a", "b"] {
             logs.append("ci", entry(verb)).expect("append");

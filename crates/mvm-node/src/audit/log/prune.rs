@@ -70,7 +70,7 @@ impl Logs {
         at: &mut impl FnMut(&str) -> Result<()>,
     ) -> Result<Vec<PathBuf>> {
         let mut open = locked(&self.open);
-        let file = open_log(&mut open, &self.dir, log)?;
+        let file = open_log(&mut open, &self.dir, &self.clock, log)?;
         let mut files = files_in(&self.dir.join(log));
         let last = files.last().filter(|path| begins_before(path, before));
         if last.is_some() {
@@ -92,7 +92,7 @@ impl Logs {
         at: &mut impl FnMut(&str) -> Result<()>,
     ) -> Result<()> {
         let mut open = locked(&self.open);
-        let file = open_log(&mut open, &self.dir, log)?;
+        let file = open_log(&mut open, &self.dir, &self.clock, log)?;
         let same = std::fs::metadata(&cut.path).is_ok_and(|found| found.ino() == cut.inode);
         if !same {
             return Err(NodeError::LogPutAside { log: log.to_owned() }.into());
@@ -192,6 +192,7 @@ fn sync_dir(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_clock::Clock;
     use mvm_model::Code;
     use mvm_model::audit::Verdict;
 
@@ -209,7 +210,7 @@ mod tests {
 
     /// Writes three files of two records each, with times 1 to 6. The last one is open.
     fn written(dir: &Path) -> Logs {
-        let logs = Logs::open(dir.join("audit")).expect("logs");
+        let logs = Logs::open(dir.join("audit"), Clock::system()).expect("logs");
         let folder = dir.join("audit/ci");
         std::fs::create_dir(&folder).expect("folder");
         let mut chain = mvm_model::audit::Chain::new("ci");
@@ -244,7 +245,7 @@ mod tests {
             // The log goes on in this agent and the next, and can be pruned again.
             logs.append("ci", entry("b")).expect("append");
             drop(logs);
-            let logs = Logs::open(dir.path().join("audit")).expect("logs");
+            let logs = Logs::open(dir.path().join("audit"), Clock::system()).expect("logs");
             logs.append("ci", entry("c")).expect("append");
             verify(&folder).expect("whole");
             let late = mvm_model::Millis::MAX;
@@ -286,7 +287,7 @@ mod tests {
                     every_torn_end(&folder);
                 }
                 verify(&folder).unwrap_or_else(|flaw| panic!("{before}, before {last}: {flaw}"));
-                let logs = Logs::open(dir.path().join("audit")).expect("logs");
+                let logs = Logs::open(dir.path().join("audit"), Clock::system()).expect("logs");
                 logs.append("ci", entry("next")).expect("append");
                 verify(&folder).unwrap_or_else(|flaw| panic!("{before}, after {last}: {flaw}"));
                 logs.prune("ci", before, &entry(""), all).expect("prune");

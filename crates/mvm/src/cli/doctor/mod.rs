@@ -9,11 +9,12 @@ use crate::agent_holder::{self, Holder};
 use crate::agent_process::{self, DEAF};
 use crate::cli::context::Context;
 use crate::output::{self, Outcome};
+use crate::time::wall;
 use check::{Check, Status, check, existing, free_room, note};
 use clap::Args;
 use host::Host;
 use mvm_api::types::AgentInfo;
-use mvm_identity::{now, standing};
+use mvm_identity::standing;
 use mvm_model::host::Lack;
 use mvm_server::private;
 use std::os::unix::fs::PermissionsExt;
@@ -90,7 +91,7 @@ fn certificates(root: &Path) -> Vec<Check> {
     let Some(credential) = dir.exists().then(|| dir.load().ok()).flatten() else {
         return Vec::new();
     };
-    let warnings = standing::warnings(&credential, now());
+    let warnings = standing::warnings(&credential, wall());
     let warned = warnings.into_iter().map(|warning| Check {
         name: "certificate",
         status: Status::Mend,

@@ -2,8 +2,8 @@
 
 use super::check::{Check, Status, existing, free_room};
 use super::host::{Host, droppers, file_system, open_files, sysctl, unit, without_kvm};
+use crate::time::wall;
 use mvm_api::types::AgentInfo;
-use mvm_identity::now;
 use mvm_identity::tls::Credentials;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -368,10 +368,11 @@ fn certificate(root: &Path) -> Check {
         Ok(credentials) => {
             let credential = credentials.credential();
             let ends = credential.facts.validity.not_after;
-            let days = ends.saturating_sub(now()) / DAY_MS;
+            let now = wall();
+            let days = ends.saturating_sub(now) / DAY_MS;
             let who = credential.facts.identity.holder();
             // The certificate is renewed well before, unless something prevents it.
-            let ok = now() < ends && !credential.due(now().saturating_sub(DAY_MS));
+            let ok = now < ends && !credential.due(now.saturating_sub(DAY_MS));
             must(name, ok, format!("{who}: {days} days left"), why, remedy)
         }
     }

@@ -1,21 +1,12 @@
-//! The node's time: elapsed time for decisions, and wall-clock time for display.
+//! Views with times that people read.
 //!
-//! Records hold times of the timeline (`mvm_clock`), so that a step of the wall clock ends no
-//! lease. People compare times with their own clocks, so a view converts them to wall-clock times.
+//! Records hold times of the clock's timeline, so that a step of the wall clock ends no lease. People
+//! compare times with their own clocks, so a view converts them to wall-clock times.
 
 use mvm_api::jobs::JobView;
 use mvm_api::types::InstanceView;
+use mvm_clock::Clock;
 use mvm_model::Millis;
-
-pub(crate) use mvm_clock::{wall, wall_of};
-
-/// Returns the time on the node's timeline, in ms. Only differences are meaningful.
-pub(crate) fn now() -> Millis {
-    let now = mvm_clock::now();
-    #[cfg(test)]
-    let now = now + ahead();
-    now
-}
 
 /// A view whose times people read.
 pub(crate) trait Shown: Sized {
@@ -24,8 +15,8 @@ pub(crate) trait Shown: Sized {
     fn times(&mut self) -> Vec<&mut Millis>;
 
     /// Converts the view's times to wall-clock times.
-    fn shown(mut self) -> Self {
-        self.times().into_iter().for_each(|time| *time = wall_of(*time));
+    fn shown(mut self, clock: &Clock) -> Self {
+        self.times().into_iter().for_each(|time| *time = clock.wall_of(*time));
         self
     }
 }
@@ -46,29 +37,5 @@ impl Shown for JobView {
             [Some(&mut attempt.since), attempt.began_at.as_mut(), attempt.ended_at.as_mut()]
         });
         own.into_iter().chain(runs).flatten().collect()
-    }
-}
-
-#[cfg(test)]
-pub(crate) use ahead::{advance, ahead};
-
-/// Tests advance the time instead of waiting.
-#[cfg(test)]
-mod ahead {
-    use mvm_model::Millis;
-    use std::cell::Cell;
-
-    thread_local! {
-        static AHEAD: Cell<Millis> = const { Cell::new(0) };
-    }
-
-    /// Returns how far this thread's time is ahead.
-    pub(crate) fn ahead() -> Millis {
-        AHEAD.get()
-    }
-
-    /// Advances this thread's time.
-    pub(crate) fn advance(by: Millis) {
-        AHEAD.set(AHEAD.get() + by);
     }
 }
