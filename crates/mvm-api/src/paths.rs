@@ -4,6 +4,8 @@ use mvm_model::{InstanceRef, LeaseId, Name, PoolRef};
 
 /// The agent itself.
 pub const AGENT: &str = "/v1/agent";
+/// Tries KVM again.
+pub const AGENT_PROBE: &str = "/v1/agent/probe";
 /// Ends the agent; no VM is touched.
 pub const AGENT_STOP: &str = "/v1/agent/stop";
 /// Replaces the agent's list of revoked certificates by a newer one.

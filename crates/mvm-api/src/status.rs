@@ -88,6 +88,7 @@ pub fn status(code: Code) -> u16 {
         | Code::ToolFailed
         | Code::QemuNotFound
         | Code::QemuUnusable
+        | Code::KvmUnavailable
         | Code::SpawnFailed
         | Code::DiedAtBoot
         | Code::MachineDied

@@ -278,6 +278,10 @@ codes! {
         QemuNotFound = "qemu_not_found": "Install it; `mvm doctor` names what is missing.";
         /// QEMU does not work here.
         QemuUnusable = "qemu_unusable": "See `mvm doctor`.";
+        /// KVM is wanted (`mvm agent serve --accelerator kvm`), or a machine that began under KVM
+        /// needs it, and this host does not offer it; the message says why.
+        KvmUnavailable = "kvm_unavailable":
+            "See `mvm doctor --production`; `mvm agent probe` tries KVM again.";
         /// The machine's process could not be started.
         SpawnFailed = "spawn_failed": "Read the system's words in the message.";
         /// The machine ended while it booted; the message has its last lines.

@@ -19,7 +19,7 @@ mod spec;
 pub use condition::{Condition, Halt};
 pub use error::{Error, Result};
 pub use machine::{Hypervisor, Machine, OnStarted};
-pub use qemu::{CONSOLE_MAX_BYTES, Probe, probe, trim_log};
+pub use qemu::{CONSOLE_MAX_BYTES, trim_log};
 pub use spec::{
     CONFINED_UIDS, Confine, Description, Disk, Exit, Kernel, MachineStats, Nic, OwnMemory,
     Platform, ProcessIdentity, RestoreMemory, VmSpec,

@@ -7,6 +7,7 @@
 //! Never here: I/O, async, clocks, randomness. Time comes in as an argument ([`Millis`]), so that
 //! property tests can drive every decision through any history.
 
+pub mod accelerator;
 pub mod action;
 pub mod actor;
 pub mod admission;
@@ -53,6 +54,7 @@ pub mod timeline;
 pub mod variable;
 pub mod way_up;
 
+pub use accelerator::Accelerator;
 pub use actor::Actor;
 pub use admission::{Quotas, Usage};
 pub use any_code::AnyCode;

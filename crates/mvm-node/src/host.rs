@@ -2,10 +2,12 @@
 //! can run is refused; other shortfalls are reported. Also the node's name.
 
 use crate::Result;
+use crate::accelerator::AcceleratorChoice;
 use crate::labels::Labels;
 use crate::names::servers;
 use crate::records::{RecordSet, Records};
-use mvm_hypervisor::Description;
+use mvm_hypervisor::{Description, Hypervisor};
+use mvm_model::accelerator::{Standing, Verdict};
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::{self, Capacity};
 use mvm_model::host::{Lack, Shortfall, admit_shape, lacks_memory, lacks_of_shape};
@@ -13,6 +15,7 @@ use mvm_model::{Name, Pool, Resources};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a node offers to a fleet.
 #[derive(Clone, Debug, Default)]
@@ -29,9 +32,8 @@ pub(crate) struct Host {
     node_id: Option<Name>,
     offer: Offer,
     hardware: Hardware,
-    driver: Description,
-    /// Why the driver uses the accelerator that it uses.
-    accelerator_reason: String,
+    hypervisor: Arc<dyn Hypervisor>,
+    accelerator: Arc<AcceleratorChoice>,
     /// The state directory.
     path: PathBuf,
 }
@@ -41,12 +43,12 @@ impl Host {
     pub(crate) fn new(
         node_id: Option<Name>,
         offer: Offer,
-        driver: Description,
-        accelerator_reason: String,
+        hypervisor: Arc<dyn Hypervisor>,
+        accelerator: Arc<AcceleratorChoice>,
         path: &Path,
     ) -> Host {
         let (hardware, path) = (Hardware::found(), path.to_owned());
-        Host { node_id, offer, hardware, driver, accelerator_reason, path }
+        Host { node_id, offer, hardware, hypervisor, accelerator, path }
     }
 
     /// Returns the resources that the host offers to instances.
@@ -64,14 +66,9 @@ impl Host {
         &self.hardware.cpu_model
     }
 
-    /// Returns the driver's description.
-    pub(crate) fn driver(&self) -> &Description {
-        &self.driver
-    }
-
-    /// Returns why the driver uses its accelerator.
-    pub(crate) fn accelerator_reason(&self) -> &str {
-        &self.accelerator_reason
+    /// Returns the driver's description, with the accelerator of new machines.
+    pub(crate) fn driver(&self) -> Description {
+        self.hypervisor.description()
     }
 
     /// Returns the name that the node was given, if any.
@@ -114,10 +111,11 @@ impl Host {
     /// Finds the shortfalls that all machines of this node share. Reads files of the host, so call
     /// it before the records are locked.
     pub(crate) fn lacks(&self) -> Lacks {
-        let driver = &self.driver;
+        let driver = self.driver();
         let mut found = Vec::new();
-        if driver.accelerator != "kvm" && !driver.simulated {
-            let why = &self.accelerator_reason;
+        let Verdict { reason: why, standing, .. } = self.accelerator.verdict();
+        let emulated = driver.accelerator != "kvm" && !driver.simulated;
+        if emulated && standing != Standing::Trying {
             let detail =
                 format!("machines are emulated ({}), which is slow: {why}", driver.accelerator);
             found.push(Shortfall { code: Lack::Kvm, detail });

@@ -6,6 +6,7 @@
 //! Never here: ioctls, QMP, nft syntax, SQL (the crates below), decisions (mvm-model) or rendering
 //! (mvm).
 
+mod accelerator;
 mod agent;
 mod announce;
 mod api;

@@ -1,8 +1,9 @@
 //! The agent's process: from a state directory to a served socket.
 
+use crate::accelerator::{AcceleratorChoice, QemuHost};
 use crate::agent::{Agent, AgentParts, AgentSettings};
 use crate::desired::{self, DesiredFile};
-use crate::error::io;
+use crate::error::{NodeError, io};
 use crate::host::Offer;
 use crate::instances::watch_guests;
 use crate::pressure::HOST_PRESSURE;
@@ -17,7 +18,8 @@ use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_identity::IdentityDir;
 use mvm_identity::tls::Credentials;
 use mvm_image::{GuestBinary, ImageStore, Sandbox};
-use mvm_model::Name;
+use mvm_model::accelerator::Wanted;
+use mvm_model::{Accelerator, Name};
 use mvm_network::Network;
 use mvm_server::{TlsListener, private, renewal, service};
 use mvm_store::SqliteStore;
@@ -80,6 +82,8 @@ pub struct NodeOptions {
     /// The name of this node in desired-state documents; where absent, that of its identity, if it
     /// has one.
     pub node_id: Option<Name>,
+    /// What executes the instructions of new machines.
+    pub accelerator: Wanted,
     /// What the node offers to a fleet.
     pub offer: Offer,
     /// The file that reports memory pressure, instead of the host's own.
@@ -148,8 +152,8 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
     let images = images.with_sandbox(options.sandbox);
     // No build of an earlier agent is under way in this directory any more.
     private::close(root.path())?;
-    let (driver, accelerator_reason) = match options.driver {
-        Driver::Qemu => qemu(&root, &images).await?,
+    let (driver, accelerator) = match options.driver {
+        Driver::Qemu => qemu(&root, &images, options.node.accelerator).await?,
         Driver::Sim => simulation(&root)?,
     };
     let credentials = match options.api.listen.is_empty() {
@@ -175,7 +179,7 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
         settings: AgentSettings {
             node_id: node.node_id.or(own),
             netns: node.netns,
-            accelerator_reason,
+            accelerator,
             offer: node.offer,
             pressure: node.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
             image_rate: node.image_rate,
@@ -190,6 +194,8 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
 fn begin(agent: &Agent, document: Option<DesiredFile>) {
     tokio::spawn(agent.steering.reconciler.clone().run());
     tokio::spawn(agent.lifecycle.link_keeper.clone().run());
+    let accelerator = agent.supplies.accelerator.clone();
+    tokio::spawn(accelerator.follow(agent.base.auditor.clone(), agent.base.wake.clone()));
     tokio::spawn(dns::run(agent.base.records.clone()));
     tokio::spawn(jobs::dispatch(agent.work.dispatcher.clone()));
     tokio::spawn(watch_guests(agent.lifecycle.guests.clone()));
@@ -230,23 +236,27 @@ fn listener_address(addresses: &[SocketAddr]) -> Option<String> {
     addresses.iter().find(|address| !address.ip().is_unspecified()).map(ToString::to_string)
 }
 
+/// A driver, and the choice of its accelerator.
+type Driven = (Arc<dyn Hypervisor>, Arc<AcceleratorChoice>);
+
 /// Opens the driver of simulated machines, which are recorded below the root and outlive the agent
 /// as real ones do.
-fn simulation(root: &StateDir) -> Result<(Arc<dyn Hypervisor>, String)> {
+fn simulation(root: &StateDir) -> Result<Driven> {
     let kept = root.path().join("sim");
     let driver =
         SimHypervisor::open(Latencies::default(), Arc::new(SimulatedGuest::default()), &kept)
             .map_err(|e| io(format!("read the simulated machines in {}", kept.display()), e))?;
     tracing::warn!("no machine is real: this agent simulates its hypervisor");
-    Ok((Arc::new(driver), "no machine is real: the agent was started so".to_owned()))
+    let choice = AcceleratorChoice::simulated("no machine is real: the agent was started so");
+    Ok((Arc::new(driver), choice))
 }
 
-async fn qemu(root: &StateDir, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
-    let binary = QemuDriver::find_binary()?;
-    let kernel = images.default_kernel()?.map(|kernel| kernel.path);
-    let cache = root.path().join("accelerator.json");
-    let probe = mvm_hypervisor::probe(&binary, kernel.as_deref(), &cache).await;
-    let reason = probe.reason.clone();
-    let driver = QemuDriver::new(binary, probe.accelerator).await?;
-    Ok((Arc::new(driver), reason))
+/// Opens the driver of real machines. Whether KVM works is found out later, where it has to be tried.
+async fn qemu(root: &StateDir, images: &ImageStore, wanted: Wanted) -> Result<Driven> {
+    let driver = QemuDriver::new(QemuDriver::find_binary()?, Accelerator::Tcg).await?;
+    let probe = driver.kvm_probe(root.path().join("accelerator.json"));
+    let host = QemuHost { driver: driver.clone(), probe, images: images.clone() };
+    let choice = AcceleratorChoice::of(wanted, host).await;
+    let choice = choice.map_err(|reason| NodeError::KvmUnavailable { reason })?;
+    Ok((Arc::new(driver), choice))
 }

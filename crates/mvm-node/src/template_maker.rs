@@ -81,6 +81,7 @@ impl TemplateMaker {
     pub(crate) async fn ensure_of(&self, reference: &PoolRef) -> Result<()> {
         let turn = self.turn_of(reference);
         let _turn = turn.lock().await;
+        self.templates.settled().await;
         let pool = self.records.read(|world| world.pool(reference).cloned())?;
         self.templates.end_renewal(&pool).await?;
         if pool.current_revision().is_none() || self.templates.of_pool(&pool).is_some() {

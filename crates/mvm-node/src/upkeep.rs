@@ -1,5 +1,6 @@
 //! The work of every pass of the reconcile loop, whatever the pools' desired state.
 
+use crate::accelerator::AcceleratorChoice;
 use crate::blocking::{blocking, paths_in};
 use crate::idle::IdleTimes;
 use crate::instances::{Lingering, LinkKeeper, Recovery};
@@ -15,6 +16,7 @@ pub(crate) struct Upkeep {
     link_keeper: Arc<LinkKeeper>,
     idle: Arc<IdleTimes>,
     lingering: Arc<Lingering>,
+    accelerator: Arc<AcceleratorChoice>,
     state_dir: StateDir,
 }
 
@@ -26,13 +28,15 @@ impl Upkeep {
         link_keeper: Arc<LinkKeeper>,
         idle: Arc<IdleTimes>,
         lingering: Arc<Lingering>,
+        accelerator: Arc<AcceleratorChoice>,
         state_dir: StateDir,
     ) -> Upkeep {
-        Upkeep { recovery, leases, link_keeper, idle, lingering, state_dir }
+        Upkeep { recovery, leases, link_keeper, idle, lingering, accelerator, state_dir }
     }
 
     /// Runs before the pools are looked at. Returns whether memory was freed for the host.
     pub(crate) async fn begin_pass(&self) -> bool {
+        self.accelerator.keep().await;
         self.recovery.check_marked().await;
         self.leases.expire().await;
         self.link_keeper.keep().await;

@@ -20,6 +20,7 @@ pub use pools::*;
 pub use tenants::*;
 
 use mvm_model::Millis;
+use mvm_model::accelerator::{Standing, Wanted};
 use mvm_model::fleet::Capacity;
 use mvm_model::host::Shortfall;
 use schemars::JsonSchema;
@@ -44,10 +45,16 @@ pub struct AgentInfo {
     pub hypervisor: String,
     /// The hypervisor's version.
     pub hypervisor_version: String,
-    /// `kvm` or `tcg`.
+    /// The accelerator of new machines: `kvm` or `tcg`.
     pub accelerator: String,
     /// Why this accelerator is used.
     pub accelerator_reason: String,
+    /// How firm the choice of the accelerator is.
+    #[serde(default = "settled")]
+    pub accelerator_standing: Standing,
+    /// The operator's word on the accelerator.
+    #[serde(default)]
+    pub accelerator_wanted: Wanted,
     /// Whether the machines are simulated.
     pub simulated: bool,
     /// The network namespace that the agent works in; absent where none was named.
@@ -64,4 +71,26 @@ pub struct AgentInfo {
     pub shortfalls: Vec<Shortfall>,
     /// The progress towards the node's document of desired state.
     pub desired: DesiredStatus,
+}
+
+fn settled() -> Standing {
+    Standing::Settled
+}
+
+/// Response of `POST /v1/agent/probe`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ProbeResult {
+    /// What the trial found: `kvm` where a kernel came through its start under KVM, otherwise
+    /// `tcg`; `none` where machines are simulated.
+    pub verdict: String,
+    /// Why the trial found that.
+    pub reason: String,
+    /// How long the trial took in ms.
+    pub took_ms: u64,
+    /// The accelerator of new machines before the trial.
+    pub before: String,
+    /// The accelerator of new machines after the trial.
+    pub accelerator: String,
+    /// Why that accelerator is used.
+    pub accelerator_reason: String,
 }

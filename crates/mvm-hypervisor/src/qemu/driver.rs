@@ -3,6 +3,7 @@
 use super::arguments::{Setting, Start, arguments, machine_type};
 use super::binary::{self, Version};
 use super::machine::{QemuMachine, Told};
+use super::probe::KvmProbe;
 use super::process::{self, Process};
 use super::qmp::Qmp;
 use super::snapshot::{self, Hardware, Memory};
@@ -20,6 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -32,13 +34,13 @@ const LOAD: Duration = Duration::from_secs(30);
 /// How long a state with the memory in it may take to load.
 const LOAD_MEMORY: Duration = Duration::from_secs(600);
 
-/// The driver of one QEMU program with one accelerator.
+/// The driver of one QEMU program. Its clones share the accelerator of new machines.
 #[derive(Clone, Debug)]
 pub struct QemuDriver {
     program: PathBuf,
     version: Version,
     release: String,
-    accelerator: Accelerator,
+    accelerator: watch::Sender<Accelerator>,
 }
 
 impl QemuDriver {
@@ -48,16 +50,29 @@ impl QemuDriver {
         binary::find_binary()
     }
 
-    /// Makes a driver of this program with this accelerator, `kvm` or `tcg` (what [`super::probe()`]
-    /// found). Errors: `qemu_not_found`, `qemu_unusable`.
-    pub async fn new(program: PathBuf, accelerator: String) -> Result<QemuDriver> {
+    /// Makes a driver of this program with this accelerator. Errors: `qemu_not_found`,
+    /// `qemu_unusable`.
+    pub async fn new(program: PathBuf, accelerator: Accelerator) -> Result<QemuDriver> {
         let binary::Release { version, words: release } = binary::release(&program).await?;
-        let accelerator = if accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg };
-        Ok(QemuDriver { program, version, release, accelerator })
+        Ok(QemuDriver { program, version, release, accelerator: watch::Sender::new(accelerator) })
+    }
+
+    /// Uses this accelerator for the machines that are started after this call.
+    pub fn switch(&self, to: Accelerator) {
+        self.accelerator.send_replace(to);
+    }
+
+    /// Returns the means to try KVM with this program; the file `cache` keeps the verdict.
+    pub fn kvm_probe(&self, cache: PathBuf) -> KvmProbe {
+        KvmProbe { program: self.program.clone(), release: self.release.clone(), cache }
+    }
+
+    fn accelerator(&self) -> Accelerator {
+        *self.accelerator.borrow()
     }
 
     fn hardware(&self, spec: &VmSpec) -> Hardware {
-        Hardware::of(spec, &machine_type(spec.kernel.platform, self.version), self.accelerator)
+        Hardware::of(spec, &machine_type(spec.kernel.platform, self.version), self.accelerator())
     }
 
     /// Starts the process and waits for its monitor.
@@ -79,7 +94,7 @@ impl QemuDriver {
         // The span closes with its scope, so that its duration is that of the spawn stage.
         let (process, newborn) = tracing::info_span!("spawn", id = %spec.id).in_scope(|| {
             let setting = Setting {
-                accelerator: self.accelerator,
+                accelerator: hardware.accelerator,
                 version: self.version,
                 machine: &hardware.machine,
                 qmp: inherited.qmp.as_raw_fd(),
@@ -87,7 +102,7 @@ impl QemuDriver {
             };
             let state = state.as_ref().map(AsRawFd::as_raw_fd);
             let arguments = arguments(spec, start, &setting);
-            spawn(&self.program, self.accelerator, arguments, &inherited, state, spec)
+            spawn(&self.program, hardware.accelerator, arguments, &inherited, state, spec)
         })?;
         started(&process.identity);
         // Only the process holds these descriptors from here on, so that they close when it ends.
@@ -147,7 +162,7 @@ impl Hypervisor for QemuDriver {
         Description {
             name: "qemu".to_owned(),
             version: self.release.clone(),
-            accelerator: self.accelerator.name().to_owned(),
+            accelerator: self.accelerator().to_string(),
             simulated: false,
         }
     }
@@ -230,7 +245,7 @@ impl Hypervisor for QemuDriver {
         // process.
         let machine =
             asked.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
-        let hardware = Hardware::of(spec, &machine, self.accelerator);
+        let hardware = Hardware::of(spec, &machine, self.accelerator());
         let mapped = if asked.private { RestoreMemory::Clone } else { RestoreMemory::Own };
         if mapped == RestoreMemory::Own && spec.reserve_memory {
             reserve_behind(spec);

@@ -30,8 +30,10 @@ mod validate;
 pub use binary::Version;
 pub use driver::QemuDriver;
 pub use logs::trim_log;
-pub use probe::{Probe, probe};
+pub use probe::KvmProbe;
 pub use process::{find, kill_stray};
+
+use mvm_model::Accelerator;
 
 /// The size in bytes to which [`trim_log`] should cut `console.log` and `qemu.log`.
 pub const CONSOLE_MAX_BYTES: u64 = 1 << 20;
@@ -40,21 +42,3 @@ pub const CONSOLE_MAX_BYTES: u64 = 1 << 20;
 const CONSOLE_LOG: &str = "console.log";
 /// QEMU's own output, in [`crate::VmSpec::dir`]; emptied at every start.
 const QEMU_LOG: &str = "qemu.log";
-
-/// What executes the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Accelerator {
-    /// Hardware, through /dev/kvm.
-    Kvm,
-    /// QEMU's own translation.
-    Tcg,
-}
-
-impl Accelerator {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
-    }
-}

@@ -37,7 +37,7 @@ pub(super) struct Hardware {
     /// The machine type, with its version where it has one.
     pub(super) machine: String,
     cpu: String,
-    accelerator: String,
+    pub(super) accelerator: Accelerator,
     vcpus: u32,
     mem_mib: u64,
     disks: Vec<String>,
@@ -51,7 +51,7 @@ impl Hardware {
         Self {
             machine: machine.to_owned(),
             cpu: cpu_model(accelerator).to_owned(),
-            accelerator: accelerator.name().to_owned(),
+            accelerator,
             vcpus: spec.vcpus,
             mem_mib: spec.mem_mib,
             disks: spec.disks.iter().map(|disk| disk.id.clone()).collect(),
@@ -65,7 +65,7 @@ impl Hardware {
         let kind = |h: &Self| h.machine.split('-').next().unwrap_or_default().to_owned();
         let parts = [
             ("machine type", kind(self), kind(wanted)),
-            ("accelerator", self.accelerator.clone(), wanted.accelerator.clone()),
+            ("accelerator", self.accelerator.to_string(), wanted.accelerator.to_string()),
             ("CPU model", self.cpu.clone(), wanted.cpu.clone()),
             ("vCPUs", self.vcpus.to_string(), wanted.vcpus.to_string()),
             ("MiB of memory", self.mem_mib.to_string(), wanted.mem_mib.to_string()),

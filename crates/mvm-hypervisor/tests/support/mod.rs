@@ -5,6 +5,7 @@
 
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::{Confine, Disk, Hypervisor, Kernel, Platform, ProcessIdentity, VmSpec};
+use mvm_model::Accelerator;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -142,7 +143,7 @@ fn pids_with(marker: &str) -> Vec<i32> {
 /// Returns a driver with the software CPU, which every host has.
 pub async fn driver() -> QemuDriver {
     let program = QemuDriver::find_binary().expect("QEMU");
-    QemuDriver::new(program, "tcg".to_owned()).await.expect("a usable QEMU")
+    QemuDriver::new(program, Accelerator::Tcg).await.expect("a usable QEMU")
 }
 
 /// Returns the path of the kernel that the tests boot.

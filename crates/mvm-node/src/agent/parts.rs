@@ -1,5 +1,6 @@
 //! The parts of an agent: the resources that it uses, and its settings.
 
+use crate::accelerator::AcceleratorChoice;
 use crate::host::Offer;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
@@ -40,8 +41,8 @@ pub(crate) struct AgentSettings {
     pub node_id: Option<Name>,
     /// The network namespace that the process is in, if one was named.
     pub netns: Option<String>,
-    /// Why the driver uses the accelerator that it uses.
-    pub accelerator_reason: String,
+    /// The choice of the accelerator for new machines.
+    pub accelerator: Arc<AcceleratorChoice>,
     /// What the node offers to a fleet.
     pub offer: Offer,
     /// The file where the kernel reports how much the host waits for memory (proc(5), PSI).
@@ -63,7 +64,7 @@ impl AgentSettings {
         AgentSettings {
             node_id,
             netns: None,
-            accelerator_reason: String::new(),
+            accelerator: AcceleratorChoice::simulated(""),
             offer: Offer::default(),
             pressure,
             image_rate: None,

@@ -62,7 +62,7 @@ impl Steering {
             pools.health.clone(),
         );
         let pressure = HostPressure(settings.pressure.clone());
-        let reconciler = reconciler(process, pressure, base, lifecycle, work, pools);
+        let reconciler = reconciler(process, pressure, base, supplies, lifecycle, work, pools);
         let startup = startup(base, supplies, lifecycle, work);
         Steering { startup, reconciler: Arc::new(reconciler), desired, fleet, fleet_status }
     }
@@ -89,6 +89,7 @@ fn reconciler(
     process: &Process,
     pressure: HostPressure,
     base: &Base,
+    supplies: &Supplies,
     lifecycle: &Lifecycle,
     work: &Work,
     pools: &Pools,
@@ -99,6 +100,7 @@ fn reconciler(
         lifecycle.link_keeper.clone(),
         work.idle.clone(),
         lifecycle.lingering.clone(),
+        supplies.accelerator.clone(),
         base.state_dir.clone(),
     );
     let filler = PoolFiller::new(

@@ -2,6 +2,7 @@
 
 use super::base::Base;
 use super::parts::AgentParts;
+use crate::accelerator::AcceleratorChoice;
 use crate::caches::Caches;
 use crate::host::Host;
 use crate::images::Images;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 /// The services that supply machines.
 pub(crate) struct Supplies {
     pub host: Arc<Host>,
+    pub accelerator: Arc<AcceleratorChoice>,
     pub image_store: ImageStore,
     pub images: Arc<Images>,
     pub transfer: Arc<Transfer>,
@@ -32,10 +34,11 @@ impl Supplies {
             host: Arc::new(Host::new(
                 settings.node_id.clone(),
                 settings.offer.clone(),
-                hypervisor.description(),
-                settings.accelerator_reason.clone(),
+                hypervisor.clone(),
+                settings.accelerator.clone(),
                 state_dir.path(),
             )),
+            accelerator: settings.accelerator.clone(),
             image_store: images.clone(),
             images: Arc::new(Images::new(images.clone(), records.clock().clone())),
             transfer: Arc::new(Transfer::new(
@@ -53,6 +56,7 @@ impl Supplies {
             templates: Arc::new(Templates::new(
                 state_dir.clone(),
                 hypervisor.clone(),
+                settings.accelerator.clone(),
                 records.clone(),
                 base.wake.clone(),
             )),

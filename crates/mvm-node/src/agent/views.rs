@@ -5,6 +5,7 @@ use super::lifecycle::Lifecycle;
 use super::pools::Pools;
 use super::supplies::Supplies;
 use super::work::Work;
+use crate::accelerator::AcceleratorChoice;
 use crate::audit::Audit;
 use crate::expose::Exposes;
 use crate::instance_views::InstanceViews;
@@ -73,6 +74,7 @@ fn metrics(
         source(&lifecycle.guests, Guests::register),
         source(&supplies.templates, Templates::register),
         source(&lifecycle.lingering, Lingering::register),
+        source(&supplies.accelerator, AcceleratorChoice::register),
         source(&supplies.links, |links, registry| links.repairs.register(registry)),
         source(&lifecycle.link_keeper, LinkKeeper::register),
     ];

@@ -25,12 +25,13 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use handler::{Refusal, Shared, done};
+use handler::{Answer, Refusal, Shared, detached, done};
 use http_body_util::BodyExt;
 use mvm_api::Problem;
 use mvm_api::routes::Server;
-use mvm_api::types::AgentInfo;
+use mvm_api::types::{AgentInfo, ProbeResult};
 use mvm_model::Code;
+use mvm_model::accelerator::Verdict;
 use mvm_server::{Idempotency, Peer, Routes, TlsListener, guard, openapi};
 use std::sync::Arc;
 use tokio::net::UnixListener;
@@ -72,6 +73,7 @@ fn routes() -> Routes<Arc<Agent>> {
     Routes::new()
         .route("/openapi.json", get(describe))
         .route("/v1/agent", get(agent))
+        .route("/v1/agent/probe", post(probe))
         .route("/v1/agent/stop", post(stop))
         .route("/v1/agent/crl", put(identity::revoke))
         .route("/v1/desired", get(desired::show).put(desired::apply))
@@ -136,7 +138,8 @@ fn routes() -> Routes<Arc<Agent>> {
 }
 
 async fn agent(State(agent): Shared) -> Json<AgentInfo> {
-    let driver = agent.supplies.host.driver().clone();
+    let driver = agent.supplies.host.driver();
+    let verdict = agent.supplies.accelerator.verdict();
     let lacks = agent.supplies.host.lacks();
     Json(AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -146,7 +149,9 @@ async fn agent(State(agent): Shared) -> Json<AgentInfo> {
         hypervisor: driver.name,
         hypervisor_version: driver.version,
         accelerator: driver.accelerator,
-        accelerator_reason: agent.supplies.host.accelerator_reason().to_owned(),
+        accelerator_reason: verdict.reason,
+        accelerator_standing: verdict.standing,
+        accelerator_wanted: agent.supplies.accelerator.wanted(),
         simulated: driver.simulated,
         netns: agent.process.netns.clone(),
         started_at: agent.base.records.clock().wall_of(agent.process.started_at),
@@ -155,6 +160,26 @@ async fn agent(State(agent): Shared) -> Json<AgentInfo> {
         shortfalls: agent.base.records.read(|world| lacks.with(world)).all(),
         desired: agent.steering.desired.status().await,
     })
+}
+
+async fn probe(State(agent): Shared) -> Answer<ProbeResult> {
+    let (choice, host) = (agent.supplies.accelerator.clone(), agent.supplies.host.clone());
+    let began = std::time::Instant::now();
+    let probed = detached(async move { Ok(choice.probe().await) }).await?;
+    let took_ms = began.elapsed().as_millis() as u64;
+    let simulated = host.driver().simulated;
+    let name = |verdict: &Verdict| match simulated {
+        true => "none".to_owned(),
+        false => verdict.accelerator.to_string(),
+    };
+    Ok(Json(ProbeResult {
+        verdict: name(&probed.found),
+        reason: probed.found.reason.clone(),
+        took_ms,
+        before: name(&probed.before),
+        accelerator: name(&probed.after),
+        accelerator_reason: probed.after.reason.clone(),
+    }))
 }
 
 async fn stop(State(agent): Shared) -> Response {

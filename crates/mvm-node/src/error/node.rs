@@ -86,6 +86,12 @@ pub enum NodeError {
         /// The number of the newest leader.
         newest: u64,
     },
+    /// The agent was told to use KVM, and cannot.
+    #[error("this agent was told to use KVM (--accelerator kvm), which cannot be had: {reason}")]
+    KvmUnavailable {
+        /// Why KVM cannot be had.
+        reason: String,
+    },
     /// The node cannot show an identity to another machine.
     #[error("this node has no identity: it asks no other machine for images")]
     NoIdentity,
@@ -104,6 +110,7 @@ impl NodeError {
             Self::LogBroken { .. } => Code::AuditBroken,
             Self::OtherFleet { .. } => Code::OtherFleet,
             Self::StaleLeader { .. } => Code::StaleLeader,
+            Self::KvmUnavailable { .. } => Code::KvmUnavailable,
             Self::NoIdentity => Code::IdentityMissing,
         }
     }
@@ -121,6 +128,9 @@ impl NodeError {
             }
             Self::KeepsFile { .. } => "start its agent without --desired",
             Self::OtherFleet { .. } => "give it a state directory of its own",
+            Self::KvmUnavailable { .. } => {
+                "see `mvm doctor --production`; or start the agent with --accelerator auto"
+            }
             Self::NoIdentity => "have it join (mvm node join), and serve with --listen",
             Self::RootDamaged { .. }
             | Self::RecordDamaged { .. }

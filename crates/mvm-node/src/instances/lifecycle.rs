@@ -100,7 +100,7 @@ impl Instances {
         let (from, dormant) =
             self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
         let template = matches!((from, to), (State::Created, State::Sleeping))
-            && self.templates.for_instance(id)?.is_some();
+            && self.templates.for_instance(id).await?.is_some();
         let way = route(from, to, Facts { dormant, template })?;
         let rises = |from, to| {
             matches!((from, to), (State::Warm | State::Sleeping, State::Running | State::Warm))
@@ -155,7 +155,7 @@ impl Instances {
     /// Clones the pool's template, if there is one and the instance has no disks of its own yet;
     /// otherwise boots the machine.
     async fn boot(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
-        let template = self.templates.for_instance(id)?;
+        let template = self.templates.for_instance(id).await?;
         let kind = if template.is_some() { "clone" } else { "boot" };
         let bring_up = async {
             let outcome = self.bring_up(live, id, State::Running, template, by).await;
@@ -207,7 +207,7 @@ impl Instances {
         to: State,
         by: &Actor,
     ) -> Result<()> {
-        let template = self.templates.for_instance(id)?;
+        let template = self.templates.for_instance(id).await?;
         let outcome = async {
             self.bring_up(live, id, to, template, by).await?;
             if to == State::Warm {

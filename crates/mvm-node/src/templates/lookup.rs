@@ -6,12 +6,14 @@
 
 use super::standing::{NOTE, Renewals};
 use crate::Result;
+use crate::accelerator::AcceleratorChoice;
 use crate::blocking::{blocking, paths_in};
 use crate::error::io;
 use crate::records::Records;
 use crate::state_dir::{Files, StateDir, make_dir, remove_dir, remove_tree, write_atomically};
 use crate::wake::Wake;
 use mvm_hypervisor::Hypervisor;
+use mvm_model::accelerator::Standing;
 use mvm_model::lease::Purpose;
 use mvm_model::{CacheDisk, Instance, InstanceId, Millis, Pool, PoolRef, Resources};
 use prometheus_client::registry::Registry;
@@ -68,6 +70,7 @@ pub(crate) fn is_template_builder(instance: &Instance) -> bool {
 pub(crate) struct Templates {
     pub(super) state_dir: StateDir,
     hypervisor: Arc<dyn Hypervisor>,
+    accelerator: Arc<AcceleratorChoice>,
     pub(super) records: Arc<Records>,
     pub(super) renewals: Renewals,
     pub(super) wake: Wake,
@@ -78,10 +81,12 @@ impl Templates {
     pub(crate) fn new(
         state_dir: StateDir,
         hypervisor: Arc<dyn Hypervisor>,
+        accelerator: Arc<AcceleratorChoice>,
         records: Arc<Records>,
         wake: Wake,
     ) -> Templates {
-        Templates { state_dir, hypervisor, records, renewals: Renewals::default(), wake }
+        let renewals = Renewals::default();
+        Templates { state_dir, hypervisor, accelerator, records, renewals, wake }
     }
 
     /// Registers the metrics.
@@ -135,9 +140,15 @@ impl Templates {
         self.find(self.key_of_pool(pool)?)
     }
 
+    /// Waits until it is settled which accelerator new machines get: templates differ by it.
+    pub(crate) async fn settled(&self) {
+        self.accelerator.settled().await;
+    }
+
     /// Returns the template that an instance would be cloned from, if it exists and the instance
-    /// has nothing of its own yet.
-    pub(crate) fn for_instance(&self, id: InstanceId) -> Result<Option<Template>> {
+    /// has nothing of its own yet. Waits until it is settled which templates fit.
+    pub(crate) async fn for_instance(&self, id: InstanceId) -> Result<Option<Template>> {
+        self.settled().await;
         self.records.read(|world| {
             let instance = world.by_id(id)?;
             if !instance.is_blank() || is_template_builder(instance) {
@@ -150,6 +161,10 @@ impl Templates {
 
     /// Removes the templates that no pool and no instance needs.
     pub(crate) async fn collect(&self) {
+        if self.accelerator.verdict().standing == Standing::Trying {
+            // Not known yet which templates fit.
+            return;
+        }
         // Waits for a change that is under way, so that no template is removed that the change
         // needs.
         let needed: BTreeSet<String> = self

@@ -175,6 +175,7 @@ async fn the_signer_serves_what_the_table_says() {
 
 /// POST routes that take no key, with the reason: a repetition creates nothing twice.
 const NO_KEY: &[(&str, &str)] = &[
+    ("agent.probe", "the host is looked at again"),
     ("agent.stop", "it has ended"),
     ("pool.build", "a stream; what is built is named by its content"),
     ("pool.scale", "counts that are there"),

@@ -12,7 +12,8 @@ use crate::logging;
 use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::paths;
-use mvm_api::types::Done;
+use mvm_api::types::{Done, ProbeResult};
+use mvm_model::accelerator::Wanted;
 use mvm_model::desired::DesiredState;
 use mvm_model::halt::NO_SPACE_TIMEOUT_S;
 use mvm_model::{Code, Name};
@@ -90,6 +91,9 @@ pub enum Command {
     /// Says whether an agent serves, and what it runs on
     #[command(after_help = "Examples:\n  mvm agent status -o json")]
     Status,
+    /// Tries again whether a kernel boots under KVM (at most 60 s); new machines then use what works
+    #[command(after_help = "Examples:\n  mvm agent probe\n  mvm agent probe -o json")]
+    Probe,
     /// Ends the agent, also one that does not answer; no VM is touched
     #[command(after_help = "Examples:\n  mvm agent stop")]
     Stop,
@@ -111,6 +115,9 @@ pub struct HostArgs {
     /// [default: a twentieth of it, 128 MiB to 4 GiB]
     #[arg(long, env = "MVM_DISK_RESERVE", value_name = "MIB")]
     disk_reserve: Option<u64>,
+    /// What executes the instructions of new machines; with auto, KVM where a kernel boots under it
+    #[arg(long, env = "MVM_ACCELERATOR", value_enum, default_value_t)]
+    accelerator: AcceleratorArg,
     /// Log as JSON lines
     #[arg(long)]
     log_json: bool,
@@ -134,6 +141,28 @@ impl From<Hypervisor> for Driver {
         match named {
             Hypervisor::Qemu => Driver::Qemu,
             Hypervisor::Sim => Driver::Sim,
+        }
+    }
+}
+
+/// What executes the instructions of new machines.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum AcceleratorArg {
+    /// KVM where it works, otherwise emulation
+    #[default]
+    Auto,
+    /// KVM; the agent does not start where it cannot be had
+    Kvm,
+    /// Emulation by QEMU, although KVM may work
+    Tcg,
+}
+
+impl From<AcceleratorArg> for Wanted {
+    fn from(named: AcceleratorArg) -> Self {
+        match named {
+            AcceleratorArg::Auto => Wanted::Auto,
+            AcceleratorArg::Kvm => Wanted::Kvm,
+            AcceleratorArg::Tcg => Wanted::Tcg,
         }
     }
 }
@@ -200,6 +229,7 @@ pub fn serve_if_asked(globals: &Globals, command: &Command) -> Option<Result<(),
         node: NodeOptions {
             netns: netns.clone().filter(|name| !name.is_empty()),
             node_id: node_id.clone(),
+            accelerator: host.accelerator.into(),
             offer: offer.into(),
             pressure: host.pressure.clone(),
             image_rate: *image_rate,
@@ -236,8 +266,21 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             };
             output::describe(context.format, &agent_process::info(&client).await?)
         }
+        Command::Probe => probe(context).await,
         Command::Stop => stop(context).await,
     }
+}
+
+async fn probe(context: &Context) -> Outcome {
+    let probed: ProbeResult = context.agent()?.post(paths::AGENT_PROBE, &()).await?;
+    let mut line = format!("{}: {}", probed.verdict, probed.reason);
+    if probed.accelerator != probed.verdict {
+        let why = &probed.accelerator_reason;
+        line.push_str(&format!("; new machines use {} all the same: {why}", probed.accelerator));
+    } else if probed.accelerator != probed.before {
+        line.push_str(&format!("; new machines use it instead of {}", probed.before));
+    }
+    output::say(context.format, &probed, &line)
 }
 
 async fn stop(context: &Context) -> Outcome {

@@ -106,6 +106,7 @@ impl Trial<'_> {
         std::fs::write(&document, self.lab.ok(&["agent", "desired"])).expect("document");
         self.fails(&["agent", "desired"]);
         self.fails(&["agent", "status"]);
+        self.fails(&["agent", "probe"]);
         self.fails(&["agent", "reconcile", "--desired", &document]);
         self.fails(&["audit", "list", "TENANT"]);
         self.fails(&["audit", "list", "TENANT", "-f"]);

@@ -15,6 +15,8 @@ const STATUS: &[Sent] = &[("status", schema_of::<NodeStatus>), ("beat", schema_o
 pub(super) const ROUTES: &[Route] = &[
     on(AGENT, "GET", "/v1/agent", "agent.show", "Says what the agent is and runs on", FLEET)
         .gives::<AgentInfo>(),
+    on(AGENT, "POST", "/v1/agent/probe", "agent.probe", "Tries again whether KVM works", OPERATOR)
+        .gives::<ProbeResult>(),
     on(AGENT, "POST", "/v1/agent/stop", "agent.stop", "Ends the agent; no VM is touched", OPERATOR)
         .gives::<Done>(),
     on(

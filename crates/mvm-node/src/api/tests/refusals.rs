@@ -471,8 +471,15 @@ fn changes(route: &Route) -> bool {
 }
 
 /// Routes that are refused only to callers without access.
-const NEVER: [&str; 6] =
-    ["agent.stop", "agent.crl", "kernel.fetch", "image.fetch", "image.gc", "node.leave"];
+const NEVER: [&str; 7] = [
+    "agent.probe",
+    "agent.stop",
+    "agent.crl",
+    "kernel.fetch",
+    "image.fetch",
+    "image.gc",
+    "node.leave",
+];
 
 #[test]
 fn what_is_refused_changes_nothing() {
