@@ -26,6 +26,14 @@ pub enum Error {
         /// What its answer was, or why there was none.
         reason: String,
     },
+    /// The machine was started under KVM, which this host does not offer now.
+    #[error("machine {id} was started under KVM, which cannot be had: {reason}")]
+    KvmUnavailable {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// Why KVM cannot be had.
+        reason: String,
+    },
     /// The specification itself cannot be run.
     #[error("machine {id}: {reason}")]
     InvalidSpec {
@@ -158,6 +166,7 @@ impl Error {
         match self {
             Self::QemuNotFound => Code::QemuNotFound,
             Self::QemuUnusable { .. } => Code::QemuUnusable,
+            Self::KvmUnavailable { .. } => Code::KvmUnavailable,
             Self::InvalidSpec { .. } => Code::InvalidSpec,
             Self::SpawnFailed { .. } => Code::SpawnFailed,
             Self::DiedAtBoot { .. } => Code::DiedAtBoot,

@@ -5,6 +5,7 @@ use crate::{
     VmSpec,
 };
 use async_trait::async_trait;
+use mvm_model::accelerator::Processor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -33,7 +34,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Brings a machine back from the device state in `snapshot` and the memory in
     /// [`VmSpec::memory`], and leaves it **paused**. The paths of the disks and the tap may differ
     /// from those at the time of the snapshot; the number and order of devices, the vCPUs and the
-    /// memory must be the same. Errors: those of `boot`, and `restore_failed`.
+    /// memory must be the same. The machine gets the accelerator and the CPU that it had then. Errors:
+    /// those of `boot`, `kvm_unavailable`, and `restore_failed`.
     async fn restore(
         &self,
         spec: &VmSpec,
@@ -78,6 +80,13 @@ pub trait Machine: Send + Sync {
     fn window(&self) -> Option<PathBuf> {
         None
     }
+
+    /// Returns the processor that the machine was started with; `None` if the driver has none.
+    fn processor(&self) -> Option<Processor>;
+
+    /// Checks that the machine can be restored on this host as it is now, so that it may be
+    /// snapshotted and ended. Error: `kvm_unavailable`.
+    fn check_restorable(&self) -> Result<()>;
 
     /// Follows whether the machine does what its caller last asked (run or pause), from its start
     /// or adoption on: a hypervisor stops the vCPUs by itself when a disk is full or broken, or

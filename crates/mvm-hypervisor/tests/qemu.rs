@@ -2,11 +2,13 @@
 
 mod support;
 
-use mvm_hypervisor::{Hypervisor, Nic, OwnMemory, Platform, ProcessIdentity, RestoreMemory};
-use mvm_model::Code;
+use mvm_hypervisor::{
+    Hypervisor, Nic, OwnMemory, Platform, ProcessIdentity, RestoreMemory, VmSpec,
+};
+use mvm_model::{Accelerator, Code};
 use std::sync::Mutex;
 use std::time::Duration;
-use support::{Lab, count, counts_beyond, driver, unrecorded};
+use support::{Lab, accelerator, count, counts_beyond, driver, driver_with, unrecorded};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -282,4 +284,103 @@ async fn a_machine_wakes_with_other_disks_and_another_tap() {
         let refused = driver.restore(&clone, &snapshot, RestoreMemory::Clone, &unrecorded).await;
         assert!(refused.err().unwrap().to_string().contains("disks"));
     }
+}
+
+/// Returns the accelerator that the tests' machines do not run on.
+fn other() -> Accelerator {
+    match accelerator() {
+        Accelerator::Tcg => Accelerator::Kvm,
+        Accelerator::Kvm => Accelerator::Tcg,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_machine_sleeps_and_wakes_on_its_own_processor_whatever_new_ones_get() {
+    let lab = Lab::new();
+    let spec = lab.spec("a");
+    let snapshot = lab.dir.join("snapshot");
+    let machine = driver().await.boot(&spec, &unrecorded).await.unwrap();
+    counts_beyond(&spec, 3).await;
+    let (process, own) = (machine.process(), machine.processor().unwrap());
+    assert_eq!(own.accelerator, accelerator());
+    drop(machine);
+    // The next agent would start machines with the other accelerator.
+    let next = driver_with(other()).await;
+    assert_eq!(next.description().accelerator, other().as_str());
+    let mut machine = next.adopt(&spec, &process).await.unwrap().expect("it lives");
+    // Twice: the second time from the snapshot of the restored machine.
+    for _ in 0..2 {
+        assert_eq!(machine.processor().as_ref(), Some(&own));
+        machine.check_restorable().unwrap();
+        machine.pause().await.unwrap();
+        machine.snapshot(&snapshot, None).await.unwrap();
+        machine.kill().await.unwrap();
+        let last = count(&spec).unwrap();
+        machine = next.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await.unwrap();
+        machine.resume().await.unwrap();
+        let now = counts_beyond(&spec, last + 3).await;
+        assert!(now < last + 30, "it went on from {last}, not anew: {now}");
+    }
+    machine.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_gets_its_templates_processor_and_keeps_it() {
+    let lab = Lab::new();
+    let spec = lab.spec("template");
+    let driver = driver().await;
+    let template = lab.dir.join("snapshot");
+    let machine = driver.boot(&spec, &unrecorded).await.unwrap();
+    counts_beyond(&spec, 3).await;
+    let own = machine.processor();
+    machine.pause().await.unwrap();
+    machine.snapshot(&template, None).await.unwrap();
+    machine.kill().await.unwrap();
+    driver.switch(other());
+    let clone = VmSpec { memory: spec.memory.clone(), ..lab.spec("clone") };
+    let machine =
+        driver.restore(&clone, &template, RestoreMemory::Clone, &unrecorded).await.unwrap();
+    machine.resume().await.unwrap();
+    counts_beyond(&clone, 6).await;
+    assert_eq!(machine.processor(), own);
+    // Its first sleep leaves its memory in a file of its own, beside the template's devices.
+    let (file, sleeper) = (lab.dir.join("own.mem"), lab.dir.join("sleeper"));
+    machine.pause().await.unwrap();
+    let own_memory = OwnMemory { file: file.clone(), template };
+    machine.snapshot(&sleeper, Some(&own_memory)).await.unwrap();
+    machine.kill().await.unwrap();
+    assert!(file.exists(), "its memory is not in the snapshot");
+    let last = count(&clone).unwrap();
+    let clone = VmSpec { memory: file, ..clone };
+    let machine = driver.restore(&clone, &sleeper, RestoreMemory::Own, &unrecorded).await.unwrap();
+    assert_eq!(machine.processor(), own);
+    machine.resume().await.unwrap();
+    counts_beyond(&clone, last).await;
+    machine.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_of_kvm_is_refused_where_there_is_none() {
+    let lab = Lab::new();
+    let driver = driver_with(Accelerator::Tcg).await;
+    if driver.kvm_probe(lab.dir.join("verdict")).against().is_none() {
+        // Here it would be started.
+        return;
+    }
+    let spec = lab.spec("a");
+    let snapshot = lab.dir.join("snapshot");
+    let machine = driver.boot(&spec, &unrecorded).await.unwrap();
+    counts_beyond(&spec, 3).await;
+    machine.pause().await.unwrap();
+    machine.snapshot(&snapshot, None).await.unwrap();
+    machine.kill().await.unwrap();
+    let mut bytes = std::fs::read(&snapshot).unwrap();
+    let (from, to) = (br#""accelerator":"tcg""#, br#""accelerator":"kvm""#);
+    let at = bytes.windows(from.len()).position(|words| words == from).expect("its header says it");
+    bytes[at..at + to.len()].copy_from_slice(to);
+    std::fs::write(&snapshot, bytes).unwrap();
+    let refused = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await;
+    let refused = refused.err().expect("a refusal");
+    assert_eq!(refused.code(), Code::KvmUnavailable, "{refused}");
+    assert!(lab.processes().await.is_empty() && snapshot.exists());
 }

@@ -42,6 +42,21 @@ impl fmt::Display for Accelerator {
     }
 }
 
+/// The processor that a machine was started with, and keeps for as long as its memory lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Processor {
+    /// What executes the machine's instructions.
+    pub accelerator: Accelerator,
+    /// The model of its CPU, in QEMU's words: `host`, `qemu64,+ssse3`.
+    pub model: String,
+}
+
+impl fmt::Display for Processor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, CPU {}", self.accelerator, self.model)
+    }
+}
+
 /// The operator's word on the accelerator of new machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -185,6 +200,19 @@ pub fn revised(before: &Verdict, found: &Verdict) -> Verdict {
     if proven && !found.is_lasting() { before.clone() } else { found.clone() }
 }
 
+/// Returns what to do where nothing on the host is against KVM and new machines are emulated all the
+/// same; `None` where the first trial is still under way.
+pub fn next_step(wanted: Wanted, standing: Standing) -> Option<&'static str> {
+    match (wanted, standing) {
+        (Wanted::Tcg, _) => Some("start the agent without --accelerator tcg and MVM_ACCELERATOR"),
+        (_, Standing::Trying) => None,
+        (_, Standing::WithoutKernel) => Some("mvm kernel fetch; KVM is then tried by itself"),
+        (_, Standing::TimedOut | Standing::Settled) => Some(
+            "mvm agent probe tries it again; mvm agent serve --accelerator kvm uses it untried",
+        ),
+    }
+}
+
 /// Returns whether a trial is due. `rested`: the pause after the last trial is over.
 pub fn is_due(standing: Standing, has_kernel: bool, rested: bool) -> bool {
     has_kernel
@@ -315,6 +343,14 @@ mod tests {
             prop_assert!(now == found || (now == before && now.accelerator == Accelerator::Kvm));
             prop_assert!(!found.is_lasting() || now == found);
             prop_assert!(before.accelerator == Accelerator::Kvm || now == found);
+        }
+
+        #[test]
+        fn whoever_is_emulated_without_need_learns_what_to_do(
+            wanted in wanted(), standing in standing(),
+        ) {
+            let waits = standing == Standing::Trying && wanted != Wanted::Tcg;
+            prop_assert_eq!(next_step(wanted, standing).is_none(), waits);
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! The record of an instance: one microVM.
 
 use crate::Millis;
+use crate::accelerator::Processor;
 use crate::cache::{self, CacheDisk};
 use crate::halt::Paused;
 use crate::id::InstanceId;
@@ -44,6 +45,10 @@ pub struct Instance {
     /// How it came to run the last time; absent if it never has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_up: Option<WayUp>,
+    /// The processor that its machine was started with, while it has memory; absent if it has none,
+    /// or if an earlier version started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor: Option<Processor>,
     /// Digest of the image revision that it boots from.
     pub revision: String,
     /// Its shape, copied from the pool when it was made.
@@ -105,8 +110,9 @@ impl Instance {
             State::Running | State::Warm => self.dormant = false,
             // From now on its memory is in a file of its own.
             State::Sleeping if !self.dormant => self.template = None,
-            State::Sleeping => {}
-            _ => (self.dormant, self.template) = (false, None),
+            // It has no memory: the machine that it becomes is a clone of whatever template there is.
+            State::Sleeping => self.processor = None,
+            _ => (self.dormant, self.template, self.processor) = (false, None, None),
         }
     }
 

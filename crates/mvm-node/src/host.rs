@@ -11,7 +11,7 @@ use mvm_model::accelerator::{Standing, Verdict};
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::{self, Capacity};
 use mvm_model::host::{Lack, Shortfall, admit_shape, lacks_memory, lacks_of_shape};
-use mvm_model::{Name, Pool, Resources};
+use mvm_model::{Accelerator, Name, Pool, Resources};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,11 @@ impl Host {
     /// Returns the driver's description, with the accelerator of new machines.
     pub(crate) fn driver(&self) -> Description {
         self.hypervisor.description()
+    }
+
+    /// Returns the accelerator of new machines; `None` where they are simulated.
+    pub(crate) fn accelerator(&self) -> Option<Accelerator> {
+        Accelerator::of(&self.driver().accelerator)
     }
 
     /// Returns the name that the node was given, if any.

@@ -53,6 +53,8 @@ impl InstanceViews {
             lease: instance.lease.as_ref().map(|lease| self.holders.shown(lease)),
             leases_served: instance.leases_served,
             way_up: instance.way_up,
+            accelerator: instance.processor.as_ref().map(|processor| processor.accelerator),
+            cpu_model: instance.processor.as_ref().map(|processor| processor.model.clone()),
             pid,
             simulated: self.simulated,
             node_id: None,

@@ -73,6 +73,6 @@ pub use error::{
 pub use host::{Offer, found_capacity};
 pub use mvm_image::Sandbox;
 pub use names::servers;
-pub use serve::{ApiOptions, Driver, NodeOptions, ServeOptions, serve};
+pub use serve::{ApiOptions, Driver, NodeOptions, ServeOptions, kept_verdict, serve};
 pub use stages::Stages;
 pub use state_dir::identity_dir;

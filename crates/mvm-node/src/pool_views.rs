@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::health::Health;
-use crate::host::Lacks;
+use crate::host::{Host, Lacks};
 use crate::images::Images;
 use crate::links::Links;
 use crate::pool_builder::PoolBuilder;
@@ -21,6 +21,7 @@ pub(crate) struct PoolViews {
     builder: Arc<PoolBuilder>,
     templates: Arc<Templates>,
     health: Arc<Health>,
+    host: Arc<Host>,
 }
 
 impl PoolViews {
@@ -32,8 +33,9 @@ impl PoolViews {
         builder: Arc<PoolBuilder>,
         templates: Arc<Templates>,
         health: Arc<Health>,
+        host: Arc<Host>,
     ) -> PoolViews {
-        PoolViews { records, links, images, builder, templates, health }
+        PoolViews { records, links, images, builder, templates, health, host }
     }
 
     /// Returns a tenant with its usage.
@@ -74,6 +76,7 @@ impl PoolViews {
             runtime_policy: pool.runtime_policy,
             egress: pool.egress.clone(),
             template_ready: self.templates.of_pool(pool).is_some(),
+            accelerator: self.host.accelerator(),
             template_renewal: self.templates.renewal_of(pool),
             revision: pool.current_revision().cloned(),
             stale: pool.stale,

@@ -18,7 +18,7 @@ use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_identity::IdentityDir;
 use mvm_identity::tls::Credentials;
 use mvm_image::{GuestBinary, ImageStore, Sandbox};
-use mvm_model::accelerator::Wanted;
+use mvm_model::accelerator::{Verdict, Wanted};
 use mvm_model::{Accelerator, Name};
 use mvm_network::Network;
 use mvm_server::{TlsListener, private, renewal, service};
@@ -30,6 +30,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// The file of the state directory that keeps the verdict on KVM.
+const VERDICT: &str = "accelerator.json";
+
+/// Returns the verdict on KVM that the last agent of this state directory has left for the next one
+/// in this boot of the host.
+pub fn kept_verdict(root: &Path) -> Option<Verdict> {
+    mvm_hypervisor::qemu::kept_verdict(&root.join(VERDICT))
+}
 
 /// The driver that makes the machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -254,7 +263,7 @@ fn simulation(root: &StateDir) -> Result<Driven> {
 /// Opens the driver of real machines. Whether KVM works is found out later, where it has to be tried.
 async fn qemu(root: &StateDir, images: &ImageStore, wanted: Wanted) -> Result<Driven> {
     let driver = QemuDriver::new(QemuDriver::find_binary()?, Accelerator::Tcg).await?;
-    let probe = driver.kvm_probe(root.path().join("accelerator.json"));
+    let probe = driver.kvm_probe(root.path().join(VERDICT));
     let host = QemuHost { driver: driver.clone(), probe, images: images.clone() };
     let choice = AcceleratorChoice::of(wanted, host).await;
     let choice = choice.map_err(|reason| NodeError::KvmUnavailable { reason })?;

@@ -2,7 +2,7 @@
 
 use mvm_model::halt::Paused;
 use mvm_model::policy::Next;
-use mvm_model::{InstanceRef, JobId, Lease, Millis, Name, Resources, State, WayUp};
+use mvm_model::{Accelerator, InstanceRef, JobId, Lease, Millis, Name, Resources, State, WayUp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -46,6 +46,13 @@ pub struct InstanceView {
     /// How the instance started to run the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_up: Option<WayUp>,
+    /// What executes the instructions of the instance's machine; absent where the instance has no
+    /// memory of its own, or is simulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<Accelerator>,
+    /// The model of the machine's CPU, in QEMU's words; absent where the accelerator is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
     /// Process id of the hypervisor; absent where none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,

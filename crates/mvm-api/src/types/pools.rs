@@ -5,7 +5,7 @@ use mvm_model::pool::RevisionEntry;
 pub use mvm_model::pool_patch::{PolicyPatch, UpdatePool};
 use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::template::Renewal;
-use mvm_model::{Cache, CacheDisk, Counts, Egress, Millis, Name, Recycle, Resources};
+use mvm_model::{Accelerator, Cache, CacheDisk, Counts, Egress, Millis, Name, Recycle, Resources};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -90,6 +90,10 @@ pub struct PoolView {
     /// Whether new instances are clones, because the template of this revision and these resources
     /// exists.
     pub template_ready: bool,
+    /// What executes the instructions of new instances' machines; absent where they are simulated,
+    /// and where a coordinator shows the pool, whose nodes may differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<Accelerator>,
     /// Why the template was last discarded to be made again; absent where it never was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_renewal: Option<Renewal>,

@@ -113,7 +113,8 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
         runtime_policy: pool.runtime_policy,
         egress: pool.egress.clone(),
         template_ready: held.iter().any(|(_, status)| status.template),
-        // Each node has its own template, and tells of it.
+        // Each node has its own accelerator and template, and tells of them.
+        accelerator: None,
         template_renewal: None,
         // Each node counts its own builds: only the digest is the fleet's.
         revision: digest.map(|digest| RevisionEntry { number: 1, digest, built_at: at }),

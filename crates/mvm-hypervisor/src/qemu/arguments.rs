@@ -5,6 +5,7 @@
 use super::Accelerator;
 use super::binary::Version;
 use crate::{Confine, Kernel, Platform, RestoreMemory, VmSpec};
+use mvm_model::accelerator::Processor;
 use serde_json::json;
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -23,7 +24,8 @@ pub(super) enum Start {
 /// Everything besides the specification that the argument vector depends on.
 #[derive(Debug)]
 pub(super) struct Setting<'a> {
-    pub(super) accelerator: Accelerator,
+    /// The accelerator and the CPU model.
+    pub(super) processor: &'a Processor,
     pub(super) version: Version,
     /// The machine type, see [`machine_type`].
     pub(super) machine: &'a str,
@@ -42,13 +44,20 @@ pub(super) fn machine_type(platform: Platform, version: Version) -> String {
     }
 }
 
-/// Returns the CPU model. Under TCG it is a small one: features cost time in the kernel's set-up
-/// code, and these are what x86-64-v2 user space needs.
-pub(super) fn cpu_model(accelerator: Accelerator) -> &'static str {
-    match accelerator {
+/// Returns the processor of a new machine. Under TCG its CPU model is a small one: features cost
+/// time in the kernel's set-up code, and these are what x86-64-v2 user space needs.
+pub(super) fn processor_of(accelerator: Accelerator) -> Processor {
+    let model = match accelerator {
         Accelerator::Kvm => "host",
         Accelerator::Tcg => "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16",
-    }
+    };
+    Processor { accelerator, model: model.to_owned() }
+}
+
+/// Returns whether a text may be a CPU model with features: `qemu64,+ssse3`.
+pub(super) fn is_cpu_model(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-_.,=".contains(c);
+    (1..=1024).contains(&text.len()) && text.chars().all(plain) && !text.starts_with(['-', ','])
 }
 
 /// Returns the whole argument vector, without the program's name.
@@ -57,8 +66,8 @@ pub(super) fn arguments(spec: &VmSpec, start: Start, setting: &Setting<'_>) -> V
     args.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]);
     args.pair("-name", format!("guest={}", spec.marker));
     args.pair("-display", "none");
-    args.pair("-accel", accelerator_option(setting.accelerator));
-    args.pair("-cpu", cpu_model(setting.accelerator));
+    args.pair("-accel", accelerator_option(setting.processor.accelerator));
+    args.pair("-cpu", &setting.processor.model);
     args.pair("-machine", machine_option(spec.kernel.platform, setting.machine));
     args.pair("-smp", spec.vcpus.to_string());
     args.pair("-m", spec.mem_mib.to_string());
@@ -67,7 +76,7 @@ pub(super) fn arguments(spec: &VmSpec, start: Start, setting: &Setting<'_>) -> V
     args.characters(spec, setting);
     args.devices(spec);
     match start {
-        Start::Boot => args.kernel(&spec.kernel, setting.accelerator),
+        Start::Boot => args.kernel(&spec.kernel, setting.processor.accelerator),
         // The kernel is in memory already; loading its file again would only take time.
         Start::Restore(_) => {
             args.flags(&["-S"]);
@@ -86,9 +95,9 @@ fn accelerator_option(accelerator: Accelerator) -> &'static str {
 
 fn machine_option(platform: Platform, machine: &str) -> String {
     match platform {
-        Platform::Pci => format!(
-            "{machine},memory-backend=ram,usb=off,vmport=off,hpet=off,graphics=off,dump-guest-core=off"
-        ),
+        Platform::Pci => {
+            format!("{machine},memory-backend=ram,usb=off,vmport=off,hpet=off,graphics=off,dump-guest-core=off")
+        }
         // ACPI is off and a PIT is on: under TCG the kernel has no other timer to calibrate from.
         Platform::Mmio => format!(
             "{machine},memory-backend=ram,acpi=off,pic=on,pit=on,rtc=on,isa-serial=on,dump-guest-core=off"
@@ -296,7 +305,7 @@ pub(super) mod tests {
 
     fn words(spec: &VmSpec, start: Start, major: u32, minor: u32) -> Vec<String> {
         let setting = Setting {
-            accelerator: Accelerator::Tcg,
+            processor: &processor_of(Accelerator::Tcg),
             version: Version { major, minor },
             machine: "pc-i440fx-7.2",
             qmp: 3,

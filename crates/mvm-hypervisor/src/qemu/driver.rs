@@ -1,8 +1,8 @@
 //! Starting, restoring and adopting machines.
 
-use super::arguments::{Setting, Start, arguments, machine_type};
+use super::arguments::{Setting, Start, arguments, machine_type, processor_of};
 use super::binary::{self, Version};
-use super::machine::{QemuMachine, Told};
+use super::machine::{QemuMachine, Told, check_kvm};
 use super::probe::KvmProbe;
 use super::process::{self, Process};
 use super::qmp::Qmp;
@@ -72,7 +72,8 @@ impl QemuDriver {
     }
 
     fn hardware(&self, spec: &VmSpec) -> Hardware {
-        Hardware::of(spec, &machine_type(spec.kernel.platform, self.version), self.accelerator())
+        let machine = machine_type(spec.kernel.platform, self.version);
+        Hardware::of(spec, &machine, processor_of(self.accelerator()))
     }
 
     /// Starts the process and waits for its monitor.
@@ -94,7 +95,7 @@ impl QemuDriver {
         // The span closes with its scope, so that its duration is that of the spawn stage.
         let (process, newborn) = tracing::info_span!("spawn", id = %spec.id).in_scope(|| {
             let setting = Setting {
-                accelerator: hardware.accelerator,
+                processor: &hardware.processor(),
                 version: self.version,
                 machine: &hardware.machine,
                 qmp: inherited.qmp.as_raw_fd(),
@@ -193,6 +194,7 @@ impl Hypervisor for QemuDriver {
         };
         let stored = snapshot::open(snapshot, &self.hardware(spec)).map_err(failed)?;
         let (hardware, from) = (stored.hardware.clone(), stored.memory());
+        check_kvm(&spec.id, &hardware)?;
         match from {
             Memory::File => check_memory(spec).map_err(failed)?,
             Memory::State => memory::create(spec)?,
@@ -241,11 +243,12 @@ impl Hypervisor for QemuDriver {
             qmp = Qmp::connect(&spec.id, &socket, ADOPT) => qmp?,
             _ = process.ended() => return Ok(None),
         };
-        // The machine type is read from the argument vector: another version may have started the
-        // process.
+        // Machine type and processor are read from the argument vector: another version, or an agent
+        // with another accelerator, may have started the process.
         let machine =
             asked.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
-        let hardware = Hardware::of(spec, &machine, self.accelerator());
+        let processor = asked.processor.unwrap_or_else(|| processor_of(self.accelerator()));
+        let hardware = Hardware::of(spec, &machine, processor);
         let mapped = if asked.private { RestoreMemory::Clone } else { RestoreMemory::Own };
         if mapped == RestoreMemory::Own && spec.reserve_memory {
             reserve_behind(spec);

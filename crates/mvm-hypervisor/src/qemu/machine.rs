@@ -1,17 +1,19 @@
 //! One live QEMU process.
 
 use super::heard;
+use super::probe::without_kvm;
 use super::process::{Ending, Process};
 use super::qmp::Qmp;
 use super::reading::read_until;
 use super::snapshot::{self, Draft, Hardware};
 use super::unshare::copy_memory;
-use super::{CONSOLE_LOG, QEMU_LOG, logs, memory, run_dir};
+use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, memory, run_dir};
 use crate::{
     Condition, Error, Exit, Halt, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory,
     Result, VmSpec,
 };
 use async_trait::async_trait;
+use mvm_model::accelerator::Processor;
 use qapi::qmp::RunState;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -335,6 +337,16 @@ impl Inner {
     }
 }
 
+/// Checks that a machine with this hardware can be started, as far as that can be found without a
+/// guest. Error: `kvm_unavailable`.
+pub(super) fn check_kvm(id: &str, hardware: &Hardware) -> Result<()> {
+    let against = (hardware.accelerator == Accelerator::Kvm).then(without_kvm).flatten();
+    match against {
+        Some(reason) => Err(Error::KvmUnavailable { id: id.to_owned(), reason }),
+        None => Ok(()),
+    }
+}
+
 /// Reads CPU time and memory use from /proc (proc(5)); `None` if the process is gone.
 fn usage(pid: u32) -> Option<MachineStats> {
     let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
@@ -362,6 +374,14 @@ impl Machine for QemuMachine {
 
     fn window(&self) -> Option<PathBuf> {
         self.0.spec.window.clone()
+    }
+
+    fn processor(&self) -> Option<Processor> {
+        Some(self.0.hardware.processor())
+    }
+
+    fn check_restorable(&self) -> Result<()> {
+        check_kvm(&self.0.spec.id, &self.0.hardware)
     }
 
     fn condition(&self) -> watch::Receiver<Condition> {

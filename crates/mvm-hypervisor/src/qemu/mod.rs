@@ -30,7 +30,7 @@ mod validate;
 pub use binary::Version;
 pub use driver::QemuDriver;
 pub use logs::trim_log;
-pub use probe::KvmProbe;
+pub use probe::{KvmProbe, kept_verdict};
 pub use process::{find, kill_stray};
 
 use mvm_model::Accelerator;

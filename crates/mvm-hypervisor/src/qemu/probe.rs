@@ -80,6 +80,12 @@ impl KvmProbe {
     }
 }
 
+/// Returns the verdict that the file `cache` keeps for this boot of the host, with whatever QEMU.
+pub fn kept_verdict(cache: &Path) -> Option<Verdict> {
+    let kept: Kept = serde_json::from_slice(&std::fs::read(cache).ok()?).ok()?;
+    self::kept(cache, &boot_id(), &kept.qemu)
+}
+
 fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
@@ -146,7 +152,7 @@ fn begin(
         // Without graphics the firmware talks to the console as well: a first sign of life.
         ("-machine", "pc,usb=off,graphics=off".into()),
         ("-accel", accelerator.as_str().into()),
-        ("-cpu", arguments::cpu_model(accelerator).into()),
+        ("-cpu", arguments::processor_of(accelerator).model.into()),
         ("-m", "128".into()),
         ("-serial", "stdio".into()),
         ("-monitor", "none".into()),
@@ -306,6 +312,7 @@ mod tests {
         let passed = Verdict::of(Trial::Passed);
         probe.keep(&passed);
         assert_eq!(probe.kept(), Some(passed.clone()));
+        assert_eq!(kept_verdict(&cache), Some(passed.clone()));
         let boot = boot_id();
         assert_eq!(kept(&cache, &boot, "7.2"), Some(passed));
         assert_eq!(kept(&cache, "other", "7.2"), None);

@@ -2,8 +2,11 @@
 //! ever hitting another. A pidfd (pidfd_open(2)) pins the process; start time and marker prove that
 //! it is the right one.
 
+use super::Accelerator;
+use super::arguments::is_cpu_model;
 use super::oom::OomKills;
 use crate::{CONFINED_UIDS, Error, ProcessIdentity, Result};
+use mvm_model::accelerator::Processor;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -218,6 +221,8 @@ fn is_zombie(pid: u32) -> bool {
 pub(super) struct Asked {
     /// The machine type; `None` if the vector has none.
     pub(super) machine: Option<String>,
+    /// The accelerator and the CPU model; `None` if the vector lacks one of them.
+    pub(super) processor: Option<Processor>,
     /// Whether its memory is mapped privately, as a clone's is.
     pub(super) private: bool,
 }
@@ -237,7 +242,11 @@ fn asked_in(cmdline: &[u8]) -> Asked {
     // The driver's own JSON, see `arguments::memory_object`: the first object is the memory.
     let memory = value(b"-object").and_then(|v| serde_json::from_str::<serde_json::Value>(v).ok());
     let share = memory.as_ref().and_then(|memory| memory.get("share")?.as_bool());
-    Asked { machine: machine.map(str::to_owned), private: share == Some(false) }
+    let accelerator = value(b"-accel").and_then(|value| Accelerator::of(value.split(',').next()?));
+    let model = value(b"-cpu").filter(|model| is_cpu_model(model)).map(str::to_owned);
+    let processor = accelerator.zip(model);
+    let processor = processor.map(|(accelerator, model)| Processor { accelerator, model });
+    Asked { machine: machine.map(str::to_owned), processor, private: share == Some(false) }
 }
 
 /// Returns the marker in a NUL-separated argument vector: the word after `-name`, without its
@@ -262,6 +271,19 @@ mod tests {
         {
             assert_eq!(marker_in(other), None);
         }
+    }
+
+    #[test]
+    fn what_a_machine_was_started_with_is_read_from_its_arguments() {
+        let words =
+            |accel: &str| format!("qemu\0-accel\0{accel}\0-cpu\0host\0-machine\0pc-1,x=y\0");
+        let asked = asked_in(words("kvm").as_bytes());
+        let processor = Processor { accelerator: Accelerator::Kvm, model: "host".into() };
+        assert_eq!((asked.machine.as_deref(), asked.processor), (Some("pc-1"), Some(processor)));
+        let asked = asked_in(words("tcg,thread=multi").as_bytes());
+        assert_eq!(asked.processor.map(|p| p.accelerator), Some(Accelerator::Tcg));
+        assert_eq!(asked_in(words("xen").as_bytes()).processor, None);
+        assert_eq!(asked_in(b"qemu\0-accel\0kvm\0").processor, None);
     }
 
     proptest! {

@@ -10,10 +10,11 @@
 //! gigabytes: its checksum is computed while QEMU reads it, and compared at the end.
 
 use super::Accelerator;
-use super::arguments::cpu_model;
+use super::arguments::is_cpu_model;
 use super::run_dir;
 use super::stream::{copy_without_zero_pages, with_memory_part};
 use crate::VmSpec;
+use mvm_model::accelerator::Processor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -36,7 +37,8 @@ const SET_ASIDE: u64 = 1 << 20;
 pub(super) struct Hardware {
     /// The machine type, with its version where it has one.
     pub(super) machine: String,
-    cpu: String,
+    /// The CPU model, as an option of QEMU.
+    pub(super) cpu: String,
     pub(super) accelerator: Accelerator,
     vcpus: u32,
     mem_mib: u64,
@@ -47,11 +49,11 @@ pub(super) struct Hardware {
 }
 
 impl Hardware {
-    pub(super) fn of(spec: &VmSpec, machine: &str, accelerator: Accelerator) -> Self {
+    pub(super) fn of(spec: &VmSpec, machine: &str, processor: Processor) -> Self {
         Self {
             machine: machine.to_owned(),
-            cpu: cpu_model(accelerator).to_owned(),
-            accelerator,
+            cpu: processor.model,
+            accelerator: processor.accelerator,
             vcpus: spec.vcpus,
             mem_mib: spec.mem_mib,
             disks: spec.disks.iter().map(|disk| disk.id.clone()).collect(),
@@ -60,13 +62,17 @@ impl Hardware {
         }
     }
 
-    /// Describes the first difference, for people; `None` if the state fits.
+    /// Returns the processor of the machine.
+    pub(super) fn processor(&self) -> Processor {
+        Processor { accelerator: self.accelerator, model: self.cpu.clone() }
+    }
+
+    /// Describes the first difference, for people; `None` if the state fits. The processor does not
+    /// count: the machine gets the one that it had.
     fn misfit(&self, wanted: &Self) -> Option<String> {
         let kind = |h: &Self| h.machine.split('-').next().unwrap_or_default().to_owned();
         let parts = [
             ("machine type", kind(self), kind(wanted)),
-            ("accelerator", self.accelerator.to_string(), wanted.accelerator.to_string()),
-            ("CPU model", self.cpu.clone(), wanted.cpu.clone()),
             ("vCPUs", self.vcpus.to_string(), wanted.vcpus.to_string()),
             ("MiB of memory", self.mem_mib.to_string(), wanted.mem_mib.to_string()),
             ("disks", self.disks.join(","), wanted.disks.join(",")),
@@ -159,7 +165,8 @@ impl Stored {
     }
 }
 
-/// Opens a snapshot for a machine like `wanted`; only the version of the machine type may differ.
+/// Opens a snapshot for a machine like `wanted`; only the version of the machine type and the
+/// processor may differ.
 /// The error is for people.
 pub(super) fn open(path: &Path, wanted: &Hardware) -> Result<Stored, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
@@ -170,6 +177,9 @@ pub(super) fn open(path: &Path, wanted: &Hardware) -> Result<Stored, String> {
     let header = parse(&line)?;
     if let Some(misfit) = header.hardware.misfit(wanted) {
         return Err(misfit);
+    }
+    if !is_cpu_model(&header.hardware.cpu) {
+        return Err("its header is damaged: it names no CPU model".into());
     }
     let (has, length) = (whole - line.len() as u64, header.length);
     if has != length {
@@ -298,6 +308,7 @@ impl Drop for Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qemu::arguments::processor_of;
     use crate::qemu::arguments::tests::sample;
     use proptest::prelude::*;
 
@@ -305,7 +316,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, memory) = (dir.path().join("snapshot"), dir.path().join("memory"));
         std::fs::write(&memory, b"memory").unwrap();
-        let hardware = Hardware::of(&sample(true), "pc-i440fx-7.2", Accelerator::Tcg);
+        let hardware = Hardware::of(&sample(true), "pc-i440fx-7.2", processor_of(Accelerator::Tcg));
         write(&path, &hardware, state, Some(&memory));
         (dir, path, hardware)
     }
@@ -338,6 +349,27 @@ mod tests {
         assert!(read(&path, &other).unwrap_err().contains("MiB of memory"));
         let mut draft = Draft::begin(&path).unwrap();
         assert!(draft.fill(io::repeat(1)).is_err(), "it has no end");
+    }
+
+    #[test]
+    fn a_machine_gets_the_processor_that_it_had() {
+        let (_dir, path, hardware) = written(b"state");
+        let kvm = processor_of(Accelerator::Kvm);
+        let other = Hardware { accelerator: kvm.accelerator, cpu: kvm.model, ..hardware.clone() };
+        let (found, _) = read(&path, &other).unwrap();
+        assert_eq!(found.processor(), processor_of(Accelerator::Tcg));
+        for cpu in ["", "-S", "host -S", "host\n"] {
+            write(&path, &Hardware { cpu: cpu.into(), ..hardware.clone() }, b"state", None);
+            assert!(read(&path, &hardware).unwrap_err().contains("no CPU model"), "{cpu:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_an_earlier_version_is_read() {
+        let header = r#"{"version":1,"machine":"pc-i440fx-7.2","cpu":"host","accelerator":"kvm",
+            "vcpus":1,"mem_mib":128,"disks":["root"],"nic":true,"length":3,"sha256":"00"}"#;
+        let header = parse(format!("{MAGIC}{header}").as_bytes()).unwrap();
+        assert_eq!(header.hardware.processor(), processor_of(Accelerator::Kvm));
     }
 
     proptest! {

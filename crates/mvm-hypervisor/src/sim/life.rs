@@ -1,6 +1,7 @@
 //! One simulated machine from its start to its end.
 
 use crate::{Condition, Error, Halt, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use mvm_model::accelerator::Processor;
 use parking_lot::{Mutex, MutexGuard};
 use std::path::PathBuf;
 use tokio::sync::watch;
@@ -20,9 +21,10 @@ pub(super) struct Life {
     bytes: Mutex<Vec<u8>>,
 }
 
-/// A machine's vCPUs: whether they run, and for how long they have.
+/// A machine's vCPUs: what they are, whether they run, and for how long they have.
 #[derive(Debug)]
 struct Vcpus {
+    processor: Option<Processor>,
     running: watch::Sender<bool>,
     clock: Mutex<GuestClock>,
 }
@@ -46,6 +48,7 @@ impl Life {
         identity: ProcessIdentity,
         spec: &VmSpec,
         memory: RestoreMemory,
+        processor: Option<Processor>,
         before_ms: u64,
     ) -> Self {
         Self {
@@ -56,6 +59,7 @@ impl Life {
             condition: watch::Sender::default(),
             obstacle: Mutex::default(),
             vcpus: Vcpus {
+                processor,
                 running: watch::Sender::new(false),
                 clock: Mutex::new(GuestClock { before_ms, since: None }),
             },
@@ -68,6 +72,11 @@ impl Life {
         clock.before_ms = clock.ms();
         clock.since = running.then(Instant::now);
         self.vcpus.running.send_replace(running);
+    }
+
+    /// Returns the processor that the machine was started with.
+    pub(super) fn processor(&self) -> Option<&Processor> {
+        self.vcpus.processor.as_ref()
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -11,6 +11,7 @@ use crate::{
     Result,
 };
 use async_trait::async_trait;
+use mvm_model::accelerator::Processor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,14 @@ impl Machine for SimMachine {
 
     fn channel(&self) -> PathBuf {
         self.life.channel()
+    }
+
+    fn processor(&self) -> Option<Processor> {
+        self.life.processor().cloned()
+    }
+
+    fn check_restorable(&self) -> Result<()> {
+        self.world().check_kvm(&self.life.spec.id, self.life.processor())
     }
 
     fn condition(&self) -> watch::Receiver<Condition> {

@@ -16,6 +16,7 @@ mod saved;
 mod world;
 
 use async_trait::async_trait;
+use mvm_model::accelerator::Processor;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -87,6 +88,16 @@ impl SimHypervisor {
     /// every single call goes through this list. Empty before faults are first set.
     pub fn calls(&self) -> Vec<Call> {
         self.world().calls()
+    }
+
+    /// Gives new machines this processor, as a driver of real ones would; with `None`, they have none.
+    pub fn set_processor(&self, processor: Option<Processor>) {
+        self.world().set_processor(processor);
+    }
+
+    /// Says whether KVM is gone, so that no machine of it can be started.
+    pub fn set_kvm_gone(&self, gone: bool) {
+        self.world().set_kvm_gone(gone);
     }
 
     /// Ends a machine's process from outside, as a host's OOM killer would. Does nothing if no
@@ -179,7 +190,10 @@ impl Hypervisor for SimHypervisor {
         Description {
             name: "sim".into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            accelerator: "none".into(),
+            accelerator: self
+                .world()
+                .processor()
+                .map_or("none".into(), |processor| processor.accelerator.to_string()),
             simulated: true,
         }
     }
@@ -201,6 +215,7 @@ impl Hypervisor for SimHypervisor {
             reason,
         };
         let saved = Saved::read(snapshot, spec).map_err(failed)?;
+        self.world().check_kvm(&spec.id, saved.processor.as_ref())?;
         self.start(spec, Some(saved), memory, started).await
     }
 

@@ -4,6 +4,7 @@
 
 use super::life::Life;
 use crate::{ProcessIdentity, RestoreMemory, VmSpec};
+use mvm_model::accelerator::Processor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -18,6 +19,8 @@ pub(super) struct Saved {
     pub(super) guest_ms: u64,
     /// Whether it is of a clone that has no memory file of its own.
     with_memory: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) processor: Option<Processor>,
     #[serde(skip)]
     pub(super) memory: Vec<u8>,
 }
@@ -31,6 +34,7 @@ impl Saved {
             mem_mib: life.spec.mem_mib,
             guest_ms: life.guest_ms(),
             with_memory: life.memory == RestoreMemory::Clone && !unshared,
+            processor: life.processor().cloned(),
             memory: life.memory_bytes().clone(),
         }
     }
@@ -60,6 +64,8 @@ pub(super) struct Kept {
     pub(super) memory: RestoreMemory,
     pub(super) running: bool,
     pub(super) guest_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) processor: Option<Processor>,
 }
 
 impl Kept {
@@ -70,6 +76,7 @@ impl Kept {
             memory: life.memory,
             running: life.is_running(),
             guest_ms: life.guest_ms(),
+            processor: life.processor().cloned(),
         };
         write(to, &kept, &life.memory_bytes())
     }

@@ -6,6 +6,8 @@ use super::latencies::Latencies;
 use super::life::{Life, locked};
 use super::saved::{Kept, Saved};
 use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use mvm_model::Accelerator;
+use mvm_model::accelerator::Processor;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -32,6 +34,15 @@ pub(super) struct World {
     runtime: Handle,
     /// The directory in which the machines are saved; `None` if they end with this process.
     kept: Option<PathBuf>,
+    kvm: Mutex<Kvm>,
+}
+
+/// What a test says of the accelerator.
+#[derive(Debug, Default)]
+struct Kvm {
+    /// The processor of new machines; `None` where none is simulated.
+    processor: Option<Processor>,
+    gone: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +69,8 @@ impl World {
         let began = began.map_or(0, |since| since.as_millis() as u64);
         let next = AtomicU64::new(if kept.is_some() { began } else { 0 });
         let machines = Mutex::default();
-        Self { latencies, guest, faults, machines, next, runtime: Handle::current(), kept }
+        let (runtime, kvm) = (Handle::current(), Mutex::default());
+        Self { latencies, guest, faults, machines, next, runtime, kept, kvm }
     }
 
     /// Loads the saved machines, and removes files that are incomplete or whose machine's directory
@@ -77,13 +89,41 @@ impl World {
                 }
             };
             let (kept, bytes) = found;
-            let life = Arc::new(Life::new(kept.identity, &kept.spec, kept.memory, kept.guest_ms));
+            let life = Arc::new(Life::new(
+                kept.identity,
+                &kept.spec,
+                kept.memory,
+                kept.processor,
+                kept.guest_ms,
+            ));
             *life.memory_bytes() = bytes;
             life.set_running(kept.running);
             self.serve(&life)?;
             locked(&self.machines).insert(life.identity.pid, life);
         }
         Ok(())
+    }
+
+    /// Returns the processor of new machines.
+    pub(super) fn processor(&self) -> Option<Processor> {
+        locked(&self.kvm).processor.clone()
+    }
+
+    pub(super) fn set_processor(&self, processor: Option<Processor>) {
+        locked(&self.kvm).processor = processor;
+    }
+
+    pub(super) fn set_kvm_gone(&self, gone: bool) {
+        locked(&self.kvm).gone = gone;
+    }
+
+    /// Returns `kvm_unavailable` if a machine with this processor cannot be started.
+    pub(super) fn check_kvm(&self, id: &str, processor: Option<&Processor>) -> Result<()> {
+        let needed = processor.is_some_and(|p| p.accelerator == Accelerator::Kvm);
+        match needed && locked(&self.kvm).gone {
+            true => Err(Error::KvmUnavailable { id: id.to_owned(), reason: "simulated".into() }),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn set_running(&self, life: &Life, running: bool) {
@@ -142,8 +182,12 @@ impl World {
             start_time: number,
             marker: spec.marker.clone(),
         };
-        let (before_ms, bytes) = saved.map_or((0, Vec::new()), |s| (s.guest_ms, s.memory));
-        let life = Arc::new(Life::new(identity, spec, memory, before_ms));
+        // What was saved goes on with the processor that it had.
+        let (before_ms, bytes, processor) = match saved {
+            Some(saved) => (saved.guest_ms, saved.memory, saved.processor),
+            None => (0, Vec::new(), self.processor()),
+        };
+        let life = Arc::new(Life::new(identity, spec, memory, processor, before_ms));
         *life.memory_bytes() = bytes;
         prepare(spec, memory).and_then(|()| self.serve(&life)).map_err(|source| {
             Error::SpawnFailed { id: spec.id.clone(), what: spec.dir.display().to_string(), source }

@@ -140,10 +140,22 @@ fn pids_with(marker: &str) -> Vec<i32> {
     .collect()
 }
 
-/// Returns a driver with the software CPU, which every host has.
+/// Returns what the tests' machines run on: the software CPU, which every host has, or what
+/// `MVM_TEST_ACCELERATOR` says.
+pub fn accelerator() -> Accelerator {
+    let Some(name) = std::env::var_os("MVM_TEST_ACCELERATOR") else { return Accelerator::Tcg };
+    let known = name.to_str().and_then(Accelerator::of);
+    known.unwrap_or_else(|| panic!("MVM_TEST_ACCELERATOR is kvm or tcg, not {name:?}"))
+}
+
+/// Returns a driver with that.
 pub async fn driver() -> QemuDriver {
+    driver_with(accelerator()).await
+}
+
+pub async fn driver_with(accelerator: Accelerator) -> QemuDriver {
     let program = QemuDriver::find_binary().expect("QEMU");
-    QemuDriver::new(program, Accelerator::Tcg).await.expect("a usable QEMU")
+    QemuDriver::new(program, accelerator).await.expect("a usable QEMU")
 }
 
 /// Returns the path of the kernel that the tests boot.

@@ -51,6 +51,7 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
         goal: None,
         reason: None,
         paused: None,
+        processor: None,
         revision: "r1".to_owned(),
         resources: mvm_model::Resources::default(),
         caches: Vec::new(),

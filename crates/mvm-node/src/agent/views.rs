@@ -50,6 +50,7 @@ impl Views {
             pools.builder.clone(),
             supplies.templates.clone(),
             pools.health.clone(),
+            supplies.host.clone(),
         );
         let metrics = metrics(process, base, supplies, lifecycle, work);
         Views { pools, instances, metrics }

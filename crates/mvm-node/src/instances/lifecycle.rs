@@ -159,7 +159,7 @@ impl Instances {
         let kind = if template.is_some() { "clone" } else { "boot" };
         let bring_up = async {
             let outcome = self.bring_up(live, id, State::Running, template, by).await;
-            self.transitions.conclude(id, State::Running, outcome).await
+            self.transitions.conclude(id, live.processor(), outcome).await
         };
         operation(kind, id, bring_up).await
     }
@@ -216,7 +216,11 @@ impl Instances {
             Ok(())
         };
         match outcome.await {
-            Ok(()) => self.transitions.arrive(id, to, by).await,
+            Ok(()) => {
+                let processor = live.processor();
+                let up = |instance: &mut Instance| instance.processor = processor;
+                self.transitions.arrive_up(id, to, by, up).await
+            }
             Err(error) => {
                 live.kill().await?;
                 self.transitions.abandon(id).await?;
@@ -261,6 +265,8 @@ impl Instances {
             live.kill().await?;
             return self.transitions.arrive(id, State::Sleeping, by).await;
         }
+        // A machine that could not be woken here is not put to sleep.
+        machine.check_restorable()?;
         let (_, instance) = self.transitions.begin(id, State::Sleeping, by).await?;
         let was_running = instance.state == State::Running;
         let files = self.machines.files(id);

@@ -14,6 +14,7 @@ use crate::state_dir::{remove_file, remove_tree};
 use crate::wake::Wake;
 use crate::{Error, Result};
 use mvm_hypervisor::{Machine, ProcessIdentity};
+use mvm_model::accelerator::Processor;
 use mvm_model::recovery::{Verdict, recover};
 use mvm_model::{Actor, Instance, InstanceId, State};
 use std::sync::Arc;
@@ -179,7 +180,7 @@ impl Recovery {
                         remove_file(&files.memory())?;
                     }
                 }
-                self.set_recovered(instance.id, state).await
+                self.set_recovered(instance.id, state, instance.processor.clone()).await
             }
             Verdict::Destroy => {
                 self.end(process, live).await?;
@@ -220,7 +221,9 @@ impl Recovery {
         live.machine = Some(machine.clone());
         self.machines.watch(instance.id, machine);
         remove_file(&self.machines.files(instance.id).resuming())?;
-        self.set_recovered(instance.id, state).await?;
+        // An earlier version may have recorded none.
+        let processor = live.processor().or_else(|| instance.processor.clone());
+        self.set_recovered(instance.id, state, processor).await?;
         if state == State::Running {
             // The last agent may have been killed after the resume and before the guest's clock was
             // set.
@@ -256,10 +259,15 @@ impl Recovery {
         }
     }
 
-    async fn set_recovered(&self, id: InstanceId, state: State) -> Result<()> {
+    async fn set_recovered(
+        &self,
+        id: InstanceId,
+        state: State,
+        processor: Option<Processor>,
+    ) -> Result<()> {
         self.records
             .update(id, |instance| {
-                instance.goal = None;
+                (instance.goal, instance.processor) = (None, processor);
                 let (since, reason, paused) = match instance.state == state {
                     true => (instance.state_since, instance.reason.take(), instance.paused.take()),
                     false => (self.records.clock().now(), None, None),

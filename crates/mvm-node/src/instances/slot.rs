@@ -10,6 +10,7 @@ use mvm_clock::Clock;
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Adopt;
 use mvm_hypervisor::{Exit, Machine};
+use mvm_model::accelerator::Processor;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -36,6 +37,11 @@ impl Live {
     /// Returns whether a sleeping instance still has its process.
     pub fn lingers(&self) -> bool {
         self.lingering.is_some()
+    }
+
+    /// Returns the processor of the machine, if there is one and its driver knows it.
+    pub(crate) fn processor(&self) -> Option<Processor> {
+        self.machine.as_ref()?.processor()
     }
 
     /// Returns the machine, or an error if the instance has none.

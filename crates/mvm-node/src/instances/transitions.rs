@@ -7,11 +7,10 @@ use crate::error::InternalError;
 use crate::random::random_bytes;
 use crate::records::{RecordSet, Records, not_built};
 use crate::{Error, Result};
+use mvm_model::accelerator::Processor;
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
-use mvm_model::{
-    Actor, CacheDisk, Instance, InstanceId, Intent, Millis, PoolRef, State, Tenant, WayUp,
-};
+use mvm_model::{Actor, CacheDisk, Instance, InstanceId, Intent, Millis, PoolRef, State, Tenant};
 use std::sync::Arc;
 
 /// How many ids are drawn to find one that no instance has.
@@ -86,15 +85,22 @@ impl Transitions {
             .await
     }
 
-    /// Writes the outcome of a transition: the state, or `failed` with the reason.
+    /// Writes the outcome of a start: that the instance runs on this processor, or `failed` with the
+    /// reason.
     pub(super) async fn conclude(
         &self,
         id: InstanceId,
-        to: State,
+        processor: Option<Processor>,
         outcome: Result<()>,
     ) -> Result<()> {
         match outcome {
-            Ok(()) => self.set_state(id, to).await,
+            Ok(()) => {
+                let runs = |instance: &mut Instance| {
+                    instance.processor = processor;
+                    reached(instance, State::Running, self.records.clock().now());
+                };
+                self.records.update(id, runs).await
+            }
             Err(error) => {
                 self.set_failed(id, &error.to_string()).await?;
                 Err(error)
@@ -151,17 +157,18 @@ impl Transitions {
             .await
     }
 
-    /// Writes the outcome of a wake, and how the machine came up.
-    pub(super) async fn arrive_by(
+    /// Writes the outcome of a transition that gave the instance a machine; `up` notes how it came
+    /// up, and on which processor.
+    pub(super) async fn arrive_up(
         &self,
         id: InstanceId,
         to: State,
         by: &Actor,
-        way: WayUp,
+        up: impl FnOnce(&mut Instance),
     ) -> Result<()> {
         self.records
             .update(id, |instance| {
-                instance.way_up = Some(way);
+                up(instance);
                 put_aside(instance, to, by);
                 reached(instance, to, self.records.clock().now());
             })
@@ -181,10 +188,6 @@ impl Transitions {
                 Ok(())
             })
             .await
-    }
-
-    pub(super) async fn set_state(&self, id: InstanceId, to: State) -> Result<()> {
-        self.records.update(id, |instance| reached(instance, to, self.records.clock().now())).await
     }
 
     /// Records that the guest has ended its machine by itself.
@@ -275,6 +278,7 @@ pub(crate) fn new_instance(
         paused: None,
         template: None,
         dormant: false,
+        processor: None,
         revision: revision.digest.clone(),
         resources: pool.resources,
         // The cache disks are made when the machine is started.

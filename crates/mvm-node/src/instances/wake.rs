@@ -61,12 +61,14 @@ impl Instances {
             }
             Ok(())
         };
-        match (outcome.await, held_back(&machine)) {
-            (Ok(()), _) => self.transitions.arrive_by(id, to, by, way).await,
+        let (outcome, processor) = (outcome.await, machine.processor());
+        let up = |i: &mut Instance| (i.way_up, i.processor) = (Some(way), processor);
+        match (outcome, held_back(&machine)) {
+            (Ok(()), _) => self.transitions.arrive_up(id, to, by, up).await,
             // The machine runs as soon as there is disk space. No snapshot holds its memory any
             // more.
             (Err(_), Some(held)) => {
-                self.transitions.arrive_by(id, State::Running, by, way).await?;
+                self.transitions.arrive_up(id, State::Running, by, up).await?;
                 Err(held)
             }
             (Err(error), None) => self.transitions.give_up(live, id, error).await,

@@ -302,6 +302,7 @@ pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome
         let mut row = vec![
             view.reference.to_string(),
             format!("{state}{simulated}"),
+            view.accelerator.map_or("-".to_owned(), |accelerator| accelerator.to_string()),
             view.address.to_string(),
             view.lease.as_ref().map_or("-".to_owned(), |lease| lease.holder.clone()),
             view.pid.map_or("-".to_owned(), |pid| pid.to_string()),
@@ -310,7 +311,7 @@ pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome
         row.extend(fleet.then(|| view.node_id.as_ref().map_or(String::new(), ToString::to_string)));
         row
     });
-    let mut head = vec!["INSTANCE", "STATE", "ADDRESS", "LEASE", "PID", "SINCE"];
+    let mut head = vec!["INSTANCE", "STATE", "ACCELERATOR", "ADDRESS", "LEASE", "PID", "SINCE"];
     head.extend(fleet.then_some("NODE"));
     output::show(context.format, &views, &head, rows)
 }

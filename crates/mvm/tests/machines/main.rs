@@ -3,6 +3,7 @@
 //! Needs root, QEMU, Nix, nft, and the fixtures that `./test` makes: `MVM_TEST_KERNELS` (the
 //! `kernels` folder of a state directory) and `MVM_TEST_DEBIAN_PKGS`.
 
+mod accelerators;
 mod archives;
 mod audit;
 mod beliefs;

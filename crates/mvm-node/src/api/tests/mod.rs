@@ -4,6 +4,7 @@
 mod broken;
 mod clocks;
 mod pages;
+mod processors;
 mod refusals;
 mod resume;
 mod shortfalls;

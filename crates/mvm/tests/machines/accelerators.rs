@@ -1,0 +1,101 @@
+//! The accelerator: what new machines get, what a machine keeps, and what is refused.
+//!
+//! `MVM_TEST_ACCELERATOR=kvm` says that the host has KVM, and that it works. Elsewhere these tests
+//! show that KVM is refused, and that a machine of TCG keeps what it has.
+
+use crate::lab::{Lab, text};
+use std::process::Command;
+
+/// Returns whether the host has KVM.
+fn has_kvm() -> bool {
+    std::env::var_os("MVM_TEST_ACCELERATOR").is_some_and(|name| name == "kvm")
+}
+
+/// Runs a command whose agent, should it start one, uses this accelerator.
+fn with(lab: &Lab, accelerator: &str, words: &[&str]) -> Command {
+    let mut command = lab.mvm(words);
+    command.env("MVM_ACCELERATOR", accelerator);
+    command
+}
+
+/// Replaces the agent by one with this accelerator.
+fn replace_agent(lab: &Lab, accelerator: &str) {
+    lab.ok(&["agent", "stop"]);
+    let started = with(lab, accelerator, &["tenant", "list"]).output().expect("mvm");
+    assert!(started.status.success(), "{}", text(&started.stderr));
+    assert_eq!(lab.json(&["agent", "status"])["accelerator"], accelerator);
+}
+
+#[test]
+fn a_machine_keeps_its_accelerator_and_its_memory_under_the_next_agent() {
+    let lab = Lab::new("accelerators");
+    // On a host with KVM each way, elsewhere the only one that there is.
+    let turns: &[(&str, &str)] =
+        if has_kvm() { &[("tcg", "kvm"), ("kvm", "tcg")] } else { &[("tcg", "tcg")] };
+    replace_agent_or_start(&lab, turns[0].0);
+    lab.tenant_and_pool("ci", "43");
+    for (own, next) in turns {
+        replace_agent(&lab, own);
+        assert_eq!(lab.json(&["pool", "info", "ci/small"])["accelerator"], *own);
+        let vm = lab.start("ci/small");
+        lab.exec(&vm, "dd if=/dev/urandom of=/dev/shm/kept bs=1M count=8 2>/dev/null");
+        let sum = lab.exec(&vm, "sha256sum /dev/shm/kept");
+        replace_agent(&lab, next);
+        for linger in ["true", "false"] {
+            let on = |state: &str| {
+                let shown = lab.json(&["instance", "info", &vm]);
+                assert_eq!(
+                    (&shown["accelerator"], &shown["state"]),
+                    (&(*own).into(), &state.into())
+                );
+            };
+            on("running");
+            let sleep: &[&str] = match linger {
+                "true" => &["instance", "sleep", &vm],
+                _ => &["instance", "sleep", "--no-linger", &vm],
+            };
+            lab.ok(sleep);
+            on("sleeping");
+            lab.ok(&["instance", "wake", &vm]);
+            assert_eq!(lab.exec(&vm, "sha256sum /dev/shm/kept"), sum);
+        }
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", lab.process(&vm)));
+        let arguments = text(&arguments.expect("a process"));
+        assert!(arguments.contains(&format!("-accel\0{own}")), "{arguments}");
+        lab.ok(&["instance", "destroy", &vm]);
+    }
+}
+
+fn replace_agent_or_start(lab: &Lab, accelerator: &str) {
+    let started = with(lab, accelerator, &["tenant", "list"]).output().expect("mvm");
+    assert!(started.status.success(), "{}", text(&started.stderr));
+}
+
+#[test]
+fn kvm_is_tried_on_request_and_refused_where_there_is_none() {
+    let lab = Lab::new("probe");
+    let probed = lab.json(&["agent", "probe"]);
+    let status = lab.json(&["agent", "status"]);
+    let found = if has_kvm() { "kvm" } else { "tcg" };
+    assert_eq!(probed["verdict"], found, "{probed}");
+    assert_eq!((&probed["accelerator"], &status["accelerator"]), (&found.into(), &found.into()));
+    assert_eq!(status["accelerator_reason"], probed["reason"]);
+    assert_eq!(
+        (&status["accelerator_standing"], &status["accelerator_wanted"]),
+        (&"settled".into(), &"auto".into())
+    );
+    let doctor = lab.mvm(&["doctor", "-o", "json"]).output().expect("mvm");
+    let checks: Vec<serde_json::Value> = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    let check = checks.iter().find(|check| check["name"] == "accelerator").expect("a check");
+    assert_eq!(check["status"], if has_kvm() { "ok" } else { "note" }, "{check}");
+    lab.ok(&["agent", "stop"]);
+    let wanted = with(&lab, "kvm", &["agent", "serve"]);
+    if has_kvm() {
+        replace_agent_or_start(&lab, "kvm");
+        assert_eq!(lab.json(&["agent", "status"])["accelerator_wanted"], "kvm");
+        return;
+    }
+    let refused = { wanted }.output().expect("mvm");
+    let words = text(&refused.stderr);
+    assert!(!refused.status.success() && words.contains("error[kvm_unavailable]"), "{words}");
+}
