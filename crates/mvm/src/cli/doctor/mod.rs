@@ -1,9 +1,12 @@
 //! `mvm doctor`
 
+mod accelerator;
 mod check;
 mod host;
 mod production;
 mod sandbox;
+#[cfg(test)]
+mod tests;
 
 use crate::agent_holder::{self, Holder};
 use crate::agent_process::{self, DEAF};
@@ -38,6 +41,7 @@ pub async fn run(context: &Context, asked: Doctor) -> Outcome {
     checks.push(sandbox::check().await);
     let (check, info) = agent(&context.root).await;
     checks.push(check);
+    checks.extend(info.as_ref().map(|info| accelerator::check(&Host::here(), info)));
     checks.extend(room(&context.root, info.as_ref()));
     checks.extend(certificates(&context.root));
     if asked.production {
@@ -120,8 +124,7 @@ async fn agent(root: &Path) -> (Check, Option<AgentInfo>) {
     match (info, holder) {
         (Ok(Ok(info)), _) => {
             let driver = format!("{} {}", info.hypervisor, info.hypervisor_version);
-            let with = format!("{}: {}", info.accelerator, info.accelerator_reason);
-            let detail = format!("pid {}, {driver} with {with}", info.pid);
+            let detail = format!("pid {}, {driver} with {}", info.pid, info.accelerator);
             (check(name, true, detail, ""), Some(info))
         }
         (Ok(Err(problem)), _) => (broken(problem.to_string()), None),

@@ -1,10 +1,13 @@
 //! The checks of a production machine: `mvm doctor --production`.
 
+use super::accelerator::unused_kvm;
 use super::check::{Check, Status, existing, free_room};
 use super::host::{Host, droppers, file_system, open_files, sysctl, unit, without_kvm};
 use crate::time::wall;
 use mvm_api::types::AgentInfo;
 use mvm_identity::tls::Credentials;
+use mvm_model::Accelerator;
+use mvm_model::accelerator::Verdict;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -18,7 +21,7 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Runs all checks. `agent` is the agent of this state directory, if it runs.
 pub fn checks(host: &Host, root: &Path, agent: Option<&AgentInfo>) -> Vec<Check> {
     vec![
-        kvm(host, agent),
+        kvm(host, agent, mvm_node::kept_verdict(root)),
         installed(host),
         supervised(host, agent),
         state_directory(root),
@@ -82,20 +85,34 @@ fn templates(agent: &AgentInfo) -> Check {
     )
 }
 
-fn kvm(host: &Host, agent: Option<&AgentInfo>) -> Check {
+/// `kept` is the verdict that the last agent has left for the next one.
+pub(super) fn kvm(host: &Host, agent: Option<&AgentInfo>, kept: Option<Verdict>) -> Check {
     let used = agent.map(|agent| (agent.accelerator == "kvm", agent.accelerator_reason.clone()));
-    let (ok, detail) = match (used, without_kvm(host)) {
-        (Some((true, why)), _) => (true, why),
-        (_, Some(why)) => (false, why),
-        (Some((false, why)), None) => (false, format!("the agent does not use it: {why}")),
-        (None, None) => (true, "/dev/kvm, of the hardware kind".to_owned()),
+    let refused = kept.filter(|kept| kept.accelerator == Accelerator::Tcg);
+    let (ok, detail) = match (used, without_kvm(host), refused) {
+        (Some((true, why)), ..) => (true, why),
+        (_, Some(why), _) => (false, why),
+        (Some((false, why)), None, _) => (false, format!("the agent does not use it: {why}")),
+        (None, None, Some(kept)) => {
+            (false, format!("the last agent did not use it, nor will the next: {}", kept.reason))
+        }
+        (None, None, None) => (true, "/dev/kvm, of the hardware kind".to_owned()),
+    };
+    let usable = without_kvm(host).is_none();
+    let remedy = match agent.and_then(|agent| unused_kvm(host, agent)) {
+        Some(step) => step,
+        None if usable && agent.is_none() => "mvm agent probe tries it again",
+        None if usable => "wait: it is being tried",
+        None => {
+            "enable VT-x or AMD-V in the firmware (or nested virtualisation), and modprobe kvm_intel or kvm_amd"
+        }
     };
     must(
         "hardware KVM",
         ok,
         detail,
         "without it guests are emulated: ten times slower, and with less between them and the host",
-        "enable VT-x or AMD-V in the firmware (or nested virtualisation), and modprobe kvm_intel or kvm_amd",
+        remedy,
     )
 }
 
