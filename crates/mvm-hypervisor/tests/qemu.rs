@@ -86,6 +86,9 @@ async fn a_snapshot_goes_on_counting_in_a_new_process() {
         let snapshot = lab.dir.join("snapshot");
         let machine = driver.boot(&spec, &unrecorded).await.unwrap();
         counts_beyond(&spec, 3).await;
+        let console = std::fs::read_to_string(spec.dir.join("console.log")).unwrap();
+        assert!(!console.contains(['\x1b', '\0']), "{name}: the firmware is no guest: {console:?}");
+        assert!(!console.contains("SeaBIOS"), "{name}: {console:?}");
         let error = machine.snapshot(&snapshot, None).await.unwrap_err();
         assert_eq!(error.code(), Code::NotPaused);
         machine.pause().await.unwrap();

@@ -95,8 +95,10 @@ fn accelerator_option(accelerator: Accelerator) -> &'static str {
 
 fn machine_option(platform: Platform, machine: &str) -> String {
     match platform {
+        // Without `graphics=off`, although there are none: with it the firmware takes the serial port
+        // for its screen, and the guest's console begins with the terminal's control sequences.
         Platform::Pci => {
-            format!("{machine},memory-backend=ram,usb=off,vmport=off,hpet=off,graphics=off,dump-guest-core=off")
+            format!("{machine},memory-backend=ram,usb=off,vmport=off,hpet=off,dump-guest-core=off")
         }
         // ACPI is off and a PIT is on: under TCG the kernel has no other timer to calibrate from.
         Platform::Mmio => format!(
