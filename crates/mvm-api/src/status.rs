@@ -89,6 +89,7 @@ pub fn status(code: Code) -> u16 {
         | Code::QemuNotFound
         | Code::QemuUnusable
         | Code::KvmUnavailable
+        | Code::CpuDiffers
         | Code::SpawnFailed
         | Code::DiedAtBoot
         | Code::MachineDied

@@ -282,6 +282,10 @@ codes! {
         /// needs it, and this host does not offer it; the message says why.
         KvmUnavailable = "kvm_unavailable":
             "See `mvm doctor --production`; `mvm agent probe` tries KVM again.";
+        /// The machine began on another CPU than this host has, and cannot go on here; the message
+        /// names both. It still sleeps.
+        CpuDiffers = "cpu_differs":
+            "Wake it on a host with such a CPU, or destroy it and start another.";
         /// The machine's process could not be started.
         SpawnFailed = "spawn_failed": "Read the system's words in the message.";
         /// The machine ended while it booted; the message has its last lines.

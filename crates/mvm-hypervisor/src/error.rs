@@ -1,6 +1,7 @@
 //! The errors of this crate, each with a stable code.
 
 use mvm_model::Code;
+use mvm_model::cpu::CpuIdentity;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,18 @@ pub enum Error {
         /// [`crate::VmSpec::id`]
         id: String,
         /// Why KVM cannot be had.
+        reason: String,
+    },
+    /// The machine was started on a CPU that shows its guest something else.
+    #[error("machine {id} began on {was}, and this host has {here}: {reason}")]
+    CpuDiffers {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// The CPU that it began on.
+        was: Box<CpuIdentity>,
+        /// The CPU of this host.
+        here: Box<CpuIdentity>,
+        /// How they differ, for people.
         reason: String,
     },
     /// The specification itself cannot be run.
@@ -167,6 +180,7 @@ impl Error {
             Self::QemuNotFound => Code::QemuNotFound,
             Self::QemuUnusable { .. } => Code::QemuUnusable,
             Self::KvmUnavailable { .. } => Code::KvmUnavailable,
+            Self::CpuDiffers { .. } => Code::CpuDiffers,
             Self::InvalidSpec { .. } => Code::InvalidSpec,
             Self::SpawnFailed { .. } => Code::SpawnFailed,
             Self::DiedAtBoot { .. } => Code::DiedAtBoot,

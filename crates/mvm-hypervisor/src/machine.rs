@@ -35,7 +35,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// [`VmSpec::memory`], and leaves it **paused**. The paths of the disks and the tap may differ
     /// from those at the time of the snapshot; the number and order of devices, the vCPUs and the
     /// memory must be the same. The machine gets the accelerator and the CPU that it had then. Errors:
-    /// those of `boot`, `kvm_unavailable`, and `restore_failed`.
+    /// those of `boot`, `kvm_unavailable`, `cpu_differs`, and `restore_failed`.
     async fn restore(
         &self,
         spec: &VmSpec,

@@ -148,6 +148,9 @@ pub struct Description {
     pub version: String,
     /// What executes the guest's instructions: `kvm`, `tcg`, or `none`.
     pub accelerator: String,
+    /// A digest of what the host's CPU shows to new machines; empty where they do not see it.
+    #[serde(default)]
+    pub cpu: String,
     /// Whether the driver only simulates machines.
     pub simulated: bool,
 }

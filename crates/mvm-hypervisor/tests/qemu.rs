@@ -363,7 +363,7 @@ async fn a_clone_gets_its_templates_processor_and_keeps_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_of_kvm_is_refused_where_there_is_none() {
+async fn a_machine_of_kvm_is_refused_where_there_is_none_and_on_another_cpu() {
     let lab = Lab::new();
     let driver = driver_with(Accelerator::Tcg).await;
     if driver.kvm_probe(lab.dir.join("verdict")).against().is_none() {
@@ -378,12 +378,21 @@ async fn a_machine_of_kvm_is_refused_where_there_is_none() {
     machine.snapshot(&snapshot, None).await.unwrap();
     machine.kill().await.unwrap();
     let mut bytes = std::fs::read(&snapshot).unwrap();
-    let (from, to) = (br#""accelerator":"tcg""#, br#""accelerator":"kvm""#);
-    let at = bytes.windows(from.len()).position(|words| words == from).expect("its header says it");
-    bytes[at..at + to.len()].copy_from_slice(to);
-    std::fs::write(&snapshot, bytes).unwrap();
-    let refused = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await;
-    let refused = refused.err().expect("a refusal");
-    assert_eq!(refused.code(), Code::KvmUnavailable, "{refused}");
-    assert!(lab.processes().await.is_empty() && snapshot.exists());
+    let end = bytes.iter().position(|byte| *byte == b'\n').expect("a header");
+    let header = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let other_cpu = r#""accelerator":"kvm","host_cpu":{"name":"a vast CPU","kind":"v 1 2","features":"0","microcode":[]}"#;
+    for (with, code, names) in [
+        (r#""accelerator":"kvm""#, Code::KvmUnavailable, "KVM"),
+        (other_cpu, Code::CpuDiffers, "a vast CPU"),
+    ] {
+        let mut header = header.replace(r#""accelerator":"tcg""#, with).trim_end().to_owned();
+        header.push_str(&" ".repeat(end - header.len()));
+        bytes[..end].copy_from_slice(header.as_bytes());
+        std::fs::write(&snapshot, &bytes).unwrap();
+        let refused = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await;
+        let refused = refused.err().expect("a refusal");
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.to_string().contains(names), "{refused}");
+        assert!(lab.processes().await.is_empty() && snapshot.exists());
+    }
 }

@@ -16,6 +16,7 @@ pub mod audit;
 pub mod cache;
 pub mod certificate;
 pub mod choose;
+pub mod cpu;
 pub mod desired;
 pub mod egress;
 pub mod error;

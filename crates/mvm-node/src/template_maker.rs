@@ -90,7 +90,12 @@ impl TemplateMaker {
         let began = std::time::Instant::now();
         let before =
             self.templates.key_of_pool(&pool).and_then(|key| self.templates.to_be_renewed(&key));
-        let instance = self.create_builder(reference, before.map(|it| it.reason)).await?;
+        let why = match before {
+            Some(renewal) => Some(renewal.reason),
+            None => (self.templates.superseded().await.contains(reference))
+                .then(|| "QEMU, its accelerator or the CPU of the host has changed".to_owned()),
+        };
+        let instance = self.create_builder(reference, why).await?;
         let key =
             self.templates.key(&pool, &instance.revision, instance.resources, &instance.caches);
         let work = self.make_template(&pool, &instance, &key);
@@ -127,8 +132,8 @@ impl TemplateMaker {
         self.instances.bring(instance.id, State::Sleeping, &by).await?;
         let from = self.instances.files(instance.id);
         let to = self.templates.files(key);
-        let made_at = self.records.clock().wall();
-        blocking(move || publish(&from, &to, made_at)).await
+        let (made_at, kind) = (self.records.clock().wall(), self.templates.kind_of(pool));
+        blocking(move || publish(&from, &to, made_at, kind)).await
     }
 
     /// Runs the pool's own command in the guest that becomes the template.
@@ -159,22 +164,25 @@ impl TemplateMaker {
         }
     }
 
-    /// Renews the templates that were given up, if templates may be made now, and removes those
-    /// that nothing needs.
+    /// Renews the templates that were given up or do not fit the hypervisor any more, if templates
+    /// may be made now, and removes those that nothing needs.
     pub(crate) async fn keep(self: &Arc<Self>, may_make: bool) {
         if may_make {
-            self.renew();
+            let superseded = self.templates.superseded().await;
+            self.renew(&superseded);
         }
         self.templates.collect().await;
     }
 
-    /// Starts to renew the templates that were given up, in every pool.
-    fn renew(self: &Arc<Self>) {
+    /// Starts to renew the templates that were given up, in every pool, and those of these pools.
+    fn renew(self: &Arc<Self>, superseded: &BTreeSet<PoolRef>) {
         let pools: Vec<PoolRef> = self.records.read(|world| {
             let lacks = |pool: &&Pool| {
-                self.templates
-                    .key_of_pool(pool)
-                    .is_some_and(|key| self.templates.to_be_renewed(&key).is_some())
+                superseded.contains(&pool.reference)
+                    || self
+                        .templates
+                        .key_of_pool(pool)
+                        .is_some_and(|key| self.templates.to_be_renewed(&key).is_some())
             };
             world.pools.values().filter(lacks).map(|pool| pool.reference.clone()).collect()
         });

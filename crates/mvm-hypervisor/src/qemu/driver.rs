@@ -2,11 +2,12 @@
 
 use super::arguments::{Setting, Start, arguments, machine_type, processor_of};
 use super::binary::{self, Version};
+use super::cpuid;
 use super::machine::{QemuMachine, Told, check_kvm};
 use super::probe::KvmProbe;
 use super::process::{self, Process};
 use super::qmp::Qmp;
-use super::snapshot::{self, Hardware, Memory};
+use super::snapshot::{self, Hardware, Memory, shows_host};
 use super::spawn::{Newborn, spawn};
 use super::validate::{validate, validate_kernel, validate_tap};
 use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, memory, run_dir};
@@ -15,6 +16,7 @@ use crate::{
     VmSpec,
 };
 use async_trait::async_trait;
+use mvm_model::cpu::CpuIdentity;
 use qapi::qmp::RunState;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -41,6 +43,7 @@ pub struct QemuDriver {
     version: Version,
     release: String,
     accelerator: watch::Sender<Accelerator>,
+    cpu: Arc<CpuIdentity>,
 }
 
 impl QemuDriver {
@@ -54,7 +57,9 @@ impl QemuDriver {
     /// `qemu_unusable`.
     pub async fn new(program: PathBuf, accelerator: Accelerator) -> Result<QemuDriver> {
         let binary::Release { version, words: release } = binary::release(&program).await?;
-        Ok(QemuDriver { program, version, release, accelerator: watch::Sender::new(accelerator) })
+        let accelerator = watch::Sender::new(accelerator);
+        let cpu = Arc::new(cpuid::identity());
+        Ok(QemuDriver { program, version, release, accelerator, cpu })
     }
 
     /// Uses this accelerator for the machines that are started after this call.
@@ -73,7 +78,7 @@ impl QemuDriver {
 
     fn hardware(&self, spec: &VmSpec) -> Hardware {
         let machine = machine_type(spec.kernel.platform, self.version);
-        Hardware::of(spec, &machine, processor_of(self.accelerator()))
+        Hardware::of(spec, &machine, processor_of(self.accelerator()), &self.cpu)
     }
 
     /// Starts the process and waits for its monitor.
@@ -164,6 +169,10 @@ impl Hypervisor for QemuDriver {
             name: "qemu".to_owned(),
             version: self.release.clone(),
             accelerator: self.accelerator().to_string(),
+            cpu: match shows_host(&processor_of(self.accelerator())) {
+                true => self.cpu.digest(),
+                false => String::new(),
+            },
             simulated: false,
         }
     }
@@ -194,6 +203,10 @@ impl Hypervisor for QemuDriver {
         };
         let stored = snapshot::open(snapshot, &self.hardware(spec)).map_err(failed)?;
         let (hardware, from) = (stored.hardware.clone(), stored.memory());
+        if let Some((was, reason)) = hardware.cpu_misfit(&self.cpu) {
+            let (was, here) = (Box::new(was), Box::new(CpuIdentity::clone(&self.cpu)));
+            return Err(Error::CpuDiffers { id: spec.id.clone(), was, here, reason });
+        }
         check_kvm(&spec.id, &hardware)?;
         match from {
             Memory::File => check_memory(spec).map_err(failed)?,
@@ -248,7 +261,7 @@ impl Hypervisor for QemuDriver {
         let machine =
             asked.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
         let processor = asked.processor.unwrap_or_else(|| processor_of(self.accelerator()));
-        let hardware = Hardware::of(spec, &machine, processor);
+        let hardware = Hardware::of(spec, &machine, processor, &self.cpu);
         let mapped = if asked.private { RestoreMemory::Clone } else { RestoreMemory::Own };
         if mapped == RestoreMemory::Own && spec.reserve_memory {
             reserve_behind(spec);

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod binary;
+mod cpuid;
 mod driver;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

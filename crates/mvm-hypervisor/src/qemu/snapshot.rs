@@ -15,6 +15,7 @@ use super::run_dir;
 use super::stream::{copy_without_zero_pages, with_memory_part};
 use crate::VmSpec;
 use mvm_model::accelerator::Processor;
+use mvm_model::cpu::CpuIdentity;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -40,6 +41,9 @@ pub(super) struct Hardware {
     /// The CPU model, as an option of QEMU.
     pub(super) cpu: String,
     pub(super) accelerator: Accelerator,
+    /// The CPU of the host that it began on; absent where its guest does not see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host_cpu: Option<CpuIdentity>,
     vcpus: u32,
     mem_mib: u64,
     disks: Vec<String>,
@@ -49,17 +53,32 @@ pub(super) struct Hardware {
 }
 
 impl Hardware {
-    pub(super) fn of(spec: &VmSpec, machine: &str, processor: Processor) -> Self {
+    /// `host_cpu` is the CPU of this host.
+    pub(super) fn of(
+        spec: &VmSpec,
+        machine: &str,
+        processor: Processor,
+        host_cpu: &CpuIdentity,
+    ) -> Self {
+        let sees_host = shows_host(&processor);
         Self {
             machine: machine.to_owned(),
             cpu: processor.model,
             accelerator: processor.accelerator,
+            host_cpu: sees_host.then(|| host_cpu.clone()),
             vcpus: spec.vcpus,
             mem_mib: spec.mem_mib,
             disks: spec.disks.iter().map(|disk| disk.id.clone()).collect(),
             nic: spec.nic.is_some(),
             window: spec.window.is_some(),
         }
+    }
+
+    /// Returns the CPU that the machine began on, and why it cannot go on on the CPU `here`; `None` if
+    /// it can, or if an earlier version, which noted no CPU, started it.
+    pub(super) fn cpu_misfit(&self, here: &CpuIdentity) -> Option<(CpuIdentity, String)> {
+        let began = self.host_cpu.as_ref()?;
+        Some((began.clone(), began.misfit(here)?))
     }
 
     /// Returns the processor of the machine.
@@ -83,6 +102,12 @@ impl Hardware {
         let (what, here, there) = differs;
         Some(format!("it is of a machine with {what} {here:?}, this one has {there:?}"))
     }
+}
+
+/// Returns whether a guest with this processor sees the host's CPU as it is.
+pub(super) fn shows_host(processor: &Processor) -> bool {
+    let model = processor.model.split(',').next();
+    processor.accelerator == Accelerator::Kvm && model == Some("host")
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -310,15 +335,36 @@ mod tests {
     use super::*;
     use crate::qemu::arguments::processor_of;
     use crate::qemu::arguments::tests::sample;
+    use mvm_model::cpu::Cpuid;
     use proptest::prelude::*;
 
     fn written(state: &[u8]) -> (tempfile::TempDir, PathBuf, Hardware) {
         let dir = tempfile::tempdir().unwrap();
         let (path, memory) = (dir.path().join("snapshot"), dir.path().join("memory"));
         std::fs::write(&memory, b"memory").unwrap();
-        let hardware = Hardware::of(&sample(true), "pc-i440fx-7.2", processor_of(Accelerator::Tcg));
+        let hardware = hardware_of(Accelerator::Tcg);
         write(&path, &hardware, state, Some(&memory));
         (dir, path, hardware)
+    }
+
+    fn cpu(features: u32) -> CpuIdentity {
+        CpuIdentity::of(&Cpuid { words: vec![("1.ecx", features)], ..Cpuid::default() })
+    }
+
+    fn hardware_of(accelerator: Accelerator) -> Hardware {
+        Hardware::of(&sample(true), "pc-i440fx-7.2", processor_of(accelerator), &cpu(3))
+    }
+
+    #[test]
+    fn only_a_guest_that_sees_the_hosts_cpu_depends_on_it() {
+        let (_dir, path, tcg) = written(b"state");
+        assert_eq!(tcg.cpu_misfit(&cpu(1)), None);
+        let kvm = hardware_of(Accelerator::Kvm);
+        write(&path, &kvm, b"state", None);
+        let (stored, _) = read(&path, &kvm).unwrap();
+        assert_eq!(stored.cpu_misfit(&cpu(3)), None);
+        let (began, why) = stored.cpu_misfit(&cpu(1)).unwrap();
+        assert!(began == cpu(3) && why.contains("features"), "{why}");
     }
 
     fn write(path: &Path, hardware: &Hardware, state: &[u8], memory: Option<&Path>) {

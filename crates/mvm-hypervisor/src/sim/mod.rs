@@ -194,6 +194,7 @@ impl Hypervisor for SimHypervisor {
                 .world()
                 .processor()
                 .map_or("none".into(), |processor| processor.accelerator.to_string()),
+            cpu: String::new(),
             simulated: true,
         }
     }

@@ -19,7 +19,7 @@ use mvm_model::{CacheDisk, Instance, InstanceId, Millis, Pool, PoolRef, Resource
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +45,10 @@ pub struct Template {
 #[derive(Serialize, Deserialize)]
 struct Made {
     made_at: Millis,
+    /// What it has in common with the templates of other hypervisors and CPUs, see
+    /// [`Templates::kind_of`]; absent in templates of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
 }
 
 /// Everything that a template depends on.
@@ -58,6 +62,26 @@ struct Origin<'a> {
     cache_mib: Vec<u64>,
     prewarm: Option<&'a str>,
     hypervisor: String,
+}
+
+impl<'a> Origin<'a> {
+    /// Returns the origin of a template of the pool's present shape, without its hypervisor.
+    fn of(pool: &'a Pool, revision: &'a str) -> Origin<'a> {
+        Origin {
+            pool: &pool.reference,
+            revision,
+            resources: pool.resources,
+            cache_mib: pool.caches.iter().map(|disk| disk.cache.size_mib).collect(),
+            prewarm: pool.prewarm.as_deref(),
+            hypervisor: String::new(),
+        }
+    }
+
+    fn digest(&self) -> String {
+        // A plain struct of strings and numbers, which can always be serialised.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(&text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Returns whether the instance is booted to become a template.
@@ -107,24 +131,29 @@ impl Templates {
         caches: &[CacheDisk],
     ) -> String {
         let driver = self.hypervisor.description();
+        let hypervisor = [&driver.name, &driver.version, &driver.accelerator, &driver.cpu];
         let origin = Origin {
-            pool: &pool.reference,
-            revision,
             resources,
             cache_mib: caches.iter().map(|disk| disk.cache.size_mib).collect(),
-            prewarm: pool.prewarm.as_deref(),
-            hypervisor: format!("{} {} {}", driver.name, driver.version, driver.accelerator),
+            // Where no guest sees the CPU, the name is as it was before the CPU counted.
+            hypervisor: hypervisor.map(String::as_str).join(" ").trim_end().to_owned(),
+            ..Origin::of(pool, revision)
         };
-        // A plain struct of strings and numbers, which can always be serialised.
-        let text = serde_json::to_vec(&origin).unwrap_or_default();
-        Sha256::digest(&text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        origin.digest()
+    }
+
+    /// Returns what the templates of a pool's present revision and shape have in common, whatever
+    /// hypervisor and CPU they were made with.
+    pub(crate) fn kind_of(&self, pool: &Pool) -> Option<String> {
+        let revision = &pool.current_revision()?.digest;
+        let origin = Origin { hypervisor: String::new(), ..Origin::of(pool, revision) };
+        Some(origin.digest())
     }
 
     /// Returns the template `key`, if it exists.
     pub(crate) fn find(&self, key: String) -> Option<Template> {
         let files = self.files(&key);
-        let text = fs::read(files.dir.join(MADE)).ok();
-        let made = text.and_then(|text| serde_json::from_slice::<Made>(&text).ok());
+        let made = made(&files);
         let made_at = made.map_or(0, |made| made.made_at);
         files.dir.is_dir().then_some(Template { key, files, made_at })
     }
@@ -159,7 +188,23 @@ impl Templates {
         })
     }
 
-    /// Removes the templates that no pool and no instance needs.
+    /// Returns the pools whose template is to be made anew because hypervisor, accelerator or CPU have
+    /// changed: there is one of the same kind, and none that fits.
+    pub(crate) async fn superseded(&self) -> BTreeSet<PoolRef> {
+        let awaited: BTreeMap<String, PoolRef> = self.records.read(|world| {
+            let lacking = world.pools.values().filter(|pool| self.of_pool(pool).is_none());
+            lacking.filter_map(|pool| Some((self.kind_of(pool)?, pool.reference.clone()))).collect()
+        });
+        if awaited.is_empty() {
+            return BTreeSet::new();
+        }
+        let kinds =
+            self.names().await.into_iter().filter_map(|name| made(&self.files(&name))?.kind);
+        kinds.filter_map(|kind| awaited.get(&kind).cloned()).collect()
+    }
+
+    /// Removes the templates that no pool and no instance needs. One that is superseded is needed
+    /// until its successor exists.
     pub(crate) async fn collect(&self) {
         if self.accelerator.verdict().standing == Standing::Trying {
             // Not known yet which templates fit.
@@ -180,10 +225,18 @@ impl Templates {
                 instances.chain(blank).chain(pools).collect()
             })
             .await;
+        let awaited: BTreeSet<String> = self.records.read(|world| {
+            let lacking = world.pools.values().filter(|pool| self.of_pool(pool).is_none());
+            lacking.filter_map(|pool| self.kind_of(pool)).collect()
+        });
         let names = self.names().await;
         self.sweep_notes(&names, &needed);
         for name in names {
             if needed.contains(&name) || name.ends_with(UNFINISHED) || name.ends_with(NOTE) {
+                continue;
+            }
+            let kind = made(&self.files(&name)).and_then(|made| made.kind);
+            if kind.is_some_and(|kind| awaited.contains(&kind)) {
                 continue;
             }
             tracing::info!(template = name, "removing a template that nothing needs");
@@ -210,9 +263,18 @@ impl Templates {
     }
 }
 
-/// Moves memory, snapshot and disks of a sleeping machine into a template that is made at this
-/// wall-clock time, atomically.
-pub(crate) fn publish(from: &Files, to: &Files, made_at: Millis) -> Result<()> {
+fn made(files: &Files) -> Option<Made> {
+    serde_json::from_slice(&fs::read(files.dir.join(MADE)).ok()?).ok()
+}
+
+/// Moves memory, snapshot and disks of a sleeping machine into a template of this kind that is made
+/// at this wall-clock time, atomically.
+pub(crate) fn publish(
+    from: &Files,
+    to: &Files,
+    made_at: Millis,
+    kind: Option<String>,
+) -> Result<()> {
     let name = to.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let work = Files { dir: to.dir.with_file_name(name + UNFINISHED) };
     remove_dir(&work.dir)?;
@@ -230,7 +292,7 @@ pub(crate) fn publish(from: &Files, to: &Files, made_at: Millis) -> Result<()> {
         std::os::unix::fs::chown(to, Some(0), Some(0))
             .map_err(|e| io(format!("take over {}", to.display()), e))?;
     }
-    let made = serde_json::to_vec(&Made { made_at }).unwrap_or_default();
+    let made = serde_json::to_vec(&Made { made_at, kind }).unwrap_or_default();
     write_atomically(&work.dir.join(MADE), &made, 0o600)?;
     let sync = |path: &Path| fs::File::open(path).and_then(|dir| dir.sync_all());
     let parent = to.dir.parent().unwrap_or(Path::new("/"));

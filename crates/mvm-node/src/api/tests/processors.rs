@@ -2,11 +2,12 @@
 
 use crate::agent::Agent;
 use crate::crashes::host::{Host, own_network};
-use crate::crashes::operations::{instance, linger_no_more, only, pool};
-use crate::crashes::runs::{MARK, read};
+use crate::crashes::operations::{instance, linger_no_more, only, pool, runners};
+use crate::crashes::runs::{MARK, read, settle};
 use mvm_model::accelerator::Processor;
 use mvm_model::{Accelerator, Actor, Code, Recycle, State};
 use std::sync::Arc;
+use std::time::Duration;
 
 fn processor(accelerator: Accelerator) -> Processor {
     let model = match accelerator {
@@ -95,6 +96,50 @@ fn a_machine_that_could_not_wake_is_not_put_to_sleep_and_one_that_sleeps_stays_a
         machines.set_kvm_gone(false);
         bring(&agent, State::Running).await.expect("awake");
         is(&agent, State::Running, kvm).await;
+    });
+    done.expect("an agent");
+    host.disconnect();
+}
+
+#[test]
+fn a_template_of_another_accelerator_stays_until_the_new_one_is_made() {
+    own_network();
+    let host = Host::new();
+    let machines = host.machines();
+    let use_for_new = |accelerator| machines.set_processor(Some(processor(accelerator)));
+    use_for_new(Accelerator::Tcg);
+    let done = host.agent(async |agent| {
+        pool(&agent, Recycle::Reset, None).await.expect("a pool");
+        agent.pools.template_maker.ensure_of(&runners()).await.expect("a template");
+        let present = || {
+            let templates = &agent.supplies.templates;
+            agent.base.records.read(|world| templates.of_pool(&world.pools[&runners()]))
+        };
+        let old = present().expect("a template").files.dir;
+        let turn = agent.pools.template_maker.turn_of(&runners());
+        // Nothing is made meanwhile.
+        let held = turn.lock().await;
+        use_for_new(Accelerator::Kvm);
+        agent.supplies.templates.collect().await;
+        assert!(present().is_none() && old.is_dir());
+        use_for_new(Accelerator::Tcg);
+        assert!(present().is_some(), "turned back, nothing has to be made");
+        use_for_new(Accelerator::Kvm);
+        drop(held);
+        // Nobody asks for an instance: the change alone is reason enough.
+        while present().is_none() {
+            agent.base.wake.notify();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        settle(&agent).await.expect("rest");
+        assert!(!old.exists(), "nothing needs it any more");
+        let events = agent.base.records.events_after(0).await.expect("events");
+        let why =
+            |reason: &Option<String>| reason.as_ref().is_some_and(|r| r.contains("has changed"));
+        let told = events.iter().filter(|event| event.cause == "template" && why(&event.reason));
+        assert_eq!(told.count(), 1, "{events:?}");
+        instance(&agent, State::Running).await.expect("a clone");
+        is(&agent, State::Running, Some(Accelerator::Kvm)).await;
     });
     done.expect("an agent");
     host.disconnect();
