@@ -17,19 +17,19 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs
 pub async fn run(credentials: Arc<Credentials>, address: String) {
     let Identity::Node(node_id) = credentials.credential().facts.identity else { return };
     let body = RegisterNode { node_id, address };
-    let mut told = false;
+    let mut announced = false;
     loop {
-        let taken = tell(&credentials, &body).await;
-        if taken && !told {
+        let taken = announce(&credentials, &body).await;
+        if taken && !announced {
             tracing::info!(address = body.address, "the fleet knows where this node is");
         }
-        told = taken;
+        announced = taken;
         tokio::time::sleep(if taken { AGAIN.1 } else { AGAIN.0 }).await;
     }
 }
 
 /// Returns whether a coordinator has accepted the announcement.
-async fn tell(credentials: &Arc<Credentials>, body: &RegisterNode) -> bool {
+async fn announce(credentials: &Arc<Credentials>, body: &RegisterNode) -> bool {
     for address in credentials.credential().signers.addresses {
         let client =
             mvm_identity::client(address.clone(), credentials.clone(), Expect::Coordinator);

@@ -56,7 +56,7 @@ pub(crate) struct Desired {
 #[derive(Default)]
 struct Convergence {
     /// Wakes the loop that carries out the document.
-    kick: Wake,
+    wake: Wake,
     progress: Lock<Progress>,
 }
 
@@ -80,7 +80,7 @@ pub async fn run(desired: Arc<Desired>, file: Option<DesiredFile>) {
         }
         pass(&desired).await;
         tokio::select! {
-            () = desired.convergence.kick.notified() => {}
+            () = desired.convergence.wake.notified() => {}
             () = tokio::time::sleep(PERIOD) => {}
         }
     }
@@ -123,7 +123,7 @@ async fn pass(desired: &Arc<Desired>) {
     if clock.now() < desired.progress(|p| p.failures.retry_at()) {
         return;
     }
-    if let Err(error) = carry_out_all(desired, &in_force).await {
+    if let Err(error) = perform_all(desired, &in_force).await {
         tracing::warn!("desired state: {error}");
         desired.progress(|p| {
             p.failures = Failures { count: p.failures.count + 1, last: clock.now() };
@@ -139,7 +139,7 @@ async fn pass(desired: &Arc<Desired>) {
 
 /// Carries out every step that it can. A failed step does not stop the steps of other tenants and
 /// pools. Returns the last failure.
-async fn carry_out_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()> {
+async fn perform_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()> {
     let mut outcome = Ok(());
     // The tenants and pools whose later steps depend on a failed one.
     let mut failed: BTreeSet<(Name, Option<PoolRef>)> = BTreeSet::new();
@@ -150,7 +150,7 @@ async fn carry_out_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()>
             continue;
         }
         tracing::info!("desired state: {step}");
-        if let Err(error) = desired.carry_out(&in_force.document, &step).await {
+        if let Err(error) = desired.perform(&in_force.document, &step).await {
             outcome = Err(Error::Step { step: step.to_string(), error: Box::new(error) });
             failed.insert(own);
         }
@@ -192,22 +192,22 @@ impl Desired {
     }
 
     /// Wakes the loop.
-    pub(crate) fn kick(&self) {
-        self.convergence.kick.notify();
+    pub(crate) fn wake(&self) {
+        self.convergence.wake.notify();
     }
 
     /// Tries again at once after a failure.
     #[cfg(test)]
-    pub(crate) fn hurry(&self) {
+    pub(crate) fn forget_failures(&self) {
         self.progress(|p| p.failures = Failures::default());
     }
 
     /// Returns the node's present state as a document.
     pub(crate) async fn now(&self) -> Result<DesiredState> {
         let node_id = self.host.node_id()?;
-        let tell =
+        let document =
             |world: &RecordSet| DesiredState::of(node_id, world.tenants.values(), &world.pools);
-        Ok(self.records.read(tell))
+        Ok(self.records.read(document))
     }
 
     /// Returns the steps that a document needs. Refuses another node's document, and one that this
@@ -230,7 +230,11 @@ impl Desired {
     }
 
     /// Puts a fleet's document in force, until another replaces it.
-    pub(crate) async fn apply_of_fleet(&self, document: DesiredState, digest: &str) -> Result<()> {
+    pub(crate) async fn apply_fleet_document(
+        &self,
+        document: DesiredState,
+        digest: &str,
+    ) -> Result<()> {
         if let Some(file) = self.progress(|p| p.file.clone()) {
             return Err(NodeError::KeepsFile { file }.into());
         }
@@ -258,7 +262,7 @@ impl Desired {
             })
             .await?;
         self.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
-        self.kick();
+        self.wake();
         Ok(())
     }
 
@@ -280,7 +284,7 @@ impl Desired {
             })
             .await?;
         self.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
-        self.kick();
+        self.wake();
         Ok(steps)
     }
 
@@ -322,7 +326,7 @@ impl Desired {
             .await
     }
 
-    async fn carry_out(&self, document: &DesiredState, step: &Step) -> Result<()> {
+    async fn perform(&self, document: &DesiredState, step: &Step) -> Result<()> {
         let (verb, tenant) = (verb(step), step.tenant());
         let target = step.pool().map_or_else(|| tenant.to_string(), ToString::to_string);
         // The future holds every step's work. It is boxed, since it would be on the stack several

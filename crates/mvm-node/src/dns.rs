@@ -125,7 +125,7 @@ async fn answer_udp(socket: UdpSocket, subnet: Ipv4Net, servers: Servers) {
         let (question, socket) = (question.to_vec(), socket.clone());
         let servers = locked(&servers).clone();
         tokio::spawn(async move {
-            if let Some(answer) = ask(&servers, &question, By::Udp).await {
+            if let Some(answer) = ask(&servers, &question, Transport::Udp).await {
                 let _ = socket.send_to(&answer, from).await;
             }
             drop(place);
@@ -140,14 +140,14 @@ async fn answer_tcp(listener: TcpListener, subnet: Ipv4Net, servers: Servers) {
         let Ok(place) = free.clone().try_acquire_owned() else { continue };
         let servers = servers.clone();
         tokio::spawn(async move {
-            let _ = timeout(OPEN, converse(stream, from.ip(), subnet, servers)).await;
+            let _ = timeout(OPEN, answer_questions(stream, from.ip(), subnet, servers)).await;
             drop(place);
         });
     }
 }
 
 /// Answers a connection's questions one after the other, until the guest has no more.
-async fn converse(
+async fn answer_questions(
     mut stream: TcpStream,
     from: IpAddr,
     subnet: Ipv4Net,
@@ -159,24 +159,24 @@ async fn converse(
             return Ok(());
         }
         let servers = locked(&servers).clone();
-        let answer = ask(&servers, &question, By::Tcp).await.ok_or(ErrorKind::TimedOut)?;
+        let answer = ask(&servers, &question, Transport::Tcp).await.ok_or(ErrorKind::TimedOut)?;
         write(&mut stream, &answer).await?;
     }
 }
 
 /// The transport to the server: the same that the guest used.
 #[derive(Clone, Copy, Debug)]
-enum By {
+enum Transport {
     Udp,
     Tcp,
 }
 
 /// Returns the answer of the first server that gives one.
-async fn ask(servers: &[SocketAddr], question: &[u8], by: By) -> Option<Vec<u8>> {
+async fn ask(servers: &[SocketAddr], question: &[u8], transport: Transport) -> Option<Vec<u8>> {
     for server in servers {
-        let answer = match by {
-            By::Udp => timeout(ANSWER, ask_udp(*server, question)).await,
-            By::Tcp => timeout(ANSWER, ask_tcp(*server, question)).await,
+        let answer = match transport {
+            Transport::Udp => timeout(ANSWER, ask_udp(*server, question)).await,
+            Transport::Tcp => timeout(ANSWER, ask_tcp(*server, question)).await,
         };
         if let Ok(Ok(answer)) = answer {
             return Some(answer);

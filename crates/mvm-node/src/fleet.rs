@@ -41,7 +41,7 @@ impl Fleet {
     }
 
     /// Runs `work` while no other task works on the claim.
-    async fn alone_with<T>(&self, id: LeaseId, work: impl Future<Output = T>) -> T {
+    async fn with_claim_lock<T>(&self, id: LeaseId, work: impl Future<Output = T>) -> T {
         let gate = locked(&self.gates).entry(id).or_default().clone();
         let outcome = {
             let _alone = gate.lock().await;
@@ -58,7 +58,7 @@ impl Fleet {
 
 impl Fleet {
     /// Obeys this leader from now on. Refuses one that is not the newest.
-    pub(crate) async fn obey(&self, leader: &Leader) -> Result<()> {
+    pub(crate) async fn follow_leader(&self, leader: &Leader) -> Result<()> {
         let check = |known: Option<&Leader>| match known {
             Some(known) if known.fleet_id != leader.fleet_id => {
                 let (ours, theirs) = (known.fleet_id.clone(), leader.fleet_id.clone());
@@ -101,15 +101,15 @@ impl Fleet {
     /// Puts the fleet's document in force.
     pub(crate) async fn take_document(&self, body: NodeDocument) -> Result<()> {
         body.document.validate()?;
-        self.obey(&body.leader).await?;
-        self.desired.apply_of_fleet(body.document, &body.digest).await
+        self.follow_leader(&body.leader).await?;
+        self.desired.apply_fleet_document(body.document, &body.digest).await
     }
 
     /// Provides an instance for a claim of the fleet; always the same one for the same id.
     pub(crate) async fn claim(&self, id: &str, body: NodeClaim) -> Result<Claim> {
         let id = claim_id(id)?;
-        self.obey(&body.leader).await?;
-        self.alone_with(id, self.claim_alone(id, &body)).await
+        self.follow_leader(&body.leader).await?;
+        self.with_claim_lock(id, self.claim_alone(id, &body)).await
     }
 
     async fn claim_alone(&self, id: LeaseId, body: &NodeClaim) -> Result<Claim> {
@@ -118,13 +118,13 @@ impl Fleet {
         let (instance, from) = match known {
             Some(known) => {
                 let by = Actor::Lease(id);
-                let from = self.instances.bring(known.id, State::Running, &by).await?;
+                let from = self.instances.transition_to(known.id, State::Running, &by).await?;
                 (self.records.read(|world| world.by_id(known.id).cloned())?, from)
             }
             None => {
                 let (holder, lease_s) = (body.holder.clone(), body.lease_s);
-                let wish = LeaseRequest { holder, purpose: Purpose::Run, lease_s };
-                self.leases.acquire(&body.pool, &wish, &Readiest, Some(id)).await?
+                let request = LeaseRequest { holder, purpose: Purpose::Run, lease_s };
+                self.leases.acquire(&body.pool, &request, &Readiest, Some(id)).await?
             }
         };
         let gone = || LeaseError::Ended { id };
@@ -138,7 +138,7 @@ impl Fleet {
     /// Renews the leases of claims whose clients are connected at the leader. Returns those that
     /// have no lease here.
     pub(crate) async fn renew(&self, claims: &RenewClaims) -> Result<Vec<LeaseId>> {
-        self.obey(&claims.leader).await?;
+        self.follow_leader(&claims.leader).await?;
         let gone = |world: &RecordSet| {
             let gone = claims.claims.iter().filter(|id| leased(world, **id).is_err());
             gone.copied().collect::<Vec<_>>()
@@ -151,7 +151,7 @@ impl Fleet {
     /// Accepts another leader. The fleet's claims stay until their clients have had time to reach
     /// the new leader. Returns the claims.
     pub(crate) async fn led(&self, leader: &Leader) -> Result<Vec<HeldClaim>> {
-        self.obey(leader).await?;
+        self.follow_leader(leader).await?;
         let held = self.claims().await;
         held.iter().for_each(|claim| self.holders.renew(claim.id));
         Ok(held)
@@ -161,10 +161,10 @@ impl Fleet {
     /// brought up is ended afterwards, since a leader that hears that it has ended may give it to
     /// another node.
     pub(crate) async fn release(&self, id: &str, leader: &Leader) -> Result<()> {
-        self.obey(leader).await?;
+        self.follow_leader(leader).await?;
         // No lease has an id that is none.
         let Ok(id) = id.parse() else { return Ok(()) };
-        self.alone_with(id, self.release_alone(id)).await
+        self.with_claim_lock(id, self.release_alone(id)).await
     }
 
     async fn release_alone(&self, id: LeaseId) -> Result<()> {

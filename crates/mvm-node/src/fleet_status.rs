@@ -37,7 +37,7 @@ impl FleetStatus {
     }
 
     /// Returns the node's status.
-    pub(crate) async fn tell(&self) -> Result<NodeStatus> {
+    pub(crate) async fn report(&self) -> Result<NodeStatus> {
         let desired = self.desired.status().await;
         let images = self.images.on_disk()?;
         let (pools, document) = self.records.read(|world| {
@@ -47,14 +47,14 @@ impl FleetStatus {
                 (*all, *open) = (*all + 1, *open + u32::from(!job.state.has_ended()));
             }
             let pools = world.pools.values();
-            let told = |pool: &Pool| {
+            let status_of = |pool: &Pool| {
                 let status = self.pool_status(world, pool, &images);
                 let (jobs, open_jobs) = jobs.get(&pool.reference).copied().unwrap_or_default();
                 (pool.reference.clone(), PoolStatus { jobs, open_jobs, ..status })
             };
             let digest =
                 world.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
-            (pools.map(told).collect(), digest)
+            (pools.map(status_of).collect(), digest)
         });
         Ok(NodeStatus {
             node_id: self.host.node_id()?,

@@ -115,7 +115,7 @@ impl Host {
 
     /// Finds the shortfalls that all machines of this node share. Reads files of the host, so call
     /// it before the records are locked.
-    pub(crate) fn lacks(&self) -> Lacks {
+    pub(crate) fn shortfalls(&self) -> Shortfalls {
         let driver = self.driver();
         let mut found = Vec::new();
         let Verdict { reason: why, standing, .. } = self.accelerator.verdict();
@@ -130,14 +130,14 @@ impl Host {
                           /etc/resolv.conf";
             found.push(Shortfall { code: Lack::Dns, detail: detail.to_owned() });
         }
-        Lacks { found, host: self.capacity() }
+        Shortfalls { found, host: self.capacity() }
     }
 
     /// Logs the shortfalls at start.
-    pub(crate) fn tell_shortfalls(&self, records: &Records) {
-        let lacks = self.lacks();
-        for lack in records.read(|world| lacks.with(world)).found {
-            tracing::warn!(lack = lack.code.as_str(), "{}", lack.detail);
+    pub(crate) fn log_shortfalls(&self, records: &Records) {
+        let shortfalls = self.shortfalls();
+        for shortfall in records.read(|world| shortfalls.with(world)).found {
+            tracing::warn!(lack = shortfall.code.as_str(), "{}", shortfall.detail);
         }
     }
 }
@@ -182,14 +182,14 @@ fn disk_gib(path: &Path) -> u64 {
 
 /// The shortfalls of the host.
 #[derive(Debug)]
-pub(crate) struct Lacks {
+pub(crate) struct Shortfalls {
     found: Vec<Shortfall>,
     host: Capacity,
 }
 
-impl Lacks {
+impl Shortfalls {
     /// Adds the shortfalls that all pools have together.
-    pub(crate) fn with(mut self, world: &RecordSet) -> Lacks {
+    pub(crate) fn with(mut self, world: &RecordSet) -> Shortfalls {
         let pools = world.pools.values();
         let kept = pools.filter_map(|pool| Some((&pool.resources, pool.desired.as_ref()?)));
         self.found.extend(lacks_memory(kept, &self.host));
@@ -203,17 +203,17 @@ impl Lacks {
 
     /// Returns the shortfalls found, and those of this pool alone.
     pub(crate) fn of(&self, pool: &Pool) -> Vec<Shortfall> {
-        let mut lacks = self.found.clone();
-        lacks.extend(lacks_of_shape(&pool.resources, &self.host));
-        lacks
+        let mut shortfalls = self.found.clone();
+        shortfalls.extend(lacks_of_shape(&pool.resources, &self.host));
+        shortfalls
     }
 
     /// Returns a gauge that is 1 for each kind of shortfall of the node or of any pool.
     pub(crate) fn gauge(&self, world: &RecordSet) -> Family<Labels, Gauge> {
         let gauge: Family<Labels, Gauge> = Family::default();
         let of_pools = world.pools.values().flat_map(|p| lacks_of_shape(&p.resources, &self.host));
-        for lack in self.found.iter().cloned().chain(of_pools) {
-            gauge.get_or_create(&vec![("lack", lack.code.as_str().to_owned())]).set(1);
+        for shortfall in self.found.iter().cloned().chain(of_pools) {
+            gauge.get_or_create(&vec![("lack", shortfall.code.as_str().to_owned())]).set(1);
         }
         gauge
     }

@@ -31,7 +31,7 @@ impl Images {
     }
 
     /// Discards the listing, so that the next call reads the disk.
-    pub(crate) fn look(&self) {
+    pub(crate) fn invalidate(&self) {
         locked(&self.known).0 = 0;
     }
 

@@ -40,7 +40,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Returns the metrics in the OpenMetrics text format. For one tenant (`only`), the metrics of
     /// the services, the shortfalls and the end of the certificate are left out.
-    pub(crate) fn tell(&self, only: Option<&Name>) -> Result<String> {
+    pub(crate) fn render(&self, only: Option<&Name>) -> Result<String> {
         let mut registry = Registry::with_prefix("mvm");
         if only.is_none() {
             self.sources.iter().for_each(|register| register(&mut registry));
@@ -54,7 +54,7 @@ impl Metrics {
         let jobs = self.records.read(|world| jobs(world, only));
         registry.register("jobs", "Jobs by state", jobs);
         if only.is_none() {
-            let lacks = self.host.lacks();
+            let lacks = self.host.shortfalls();
             let lacks = self.records.read(|world| lacks.with(world).gauge(world));
             registry.register("shortfall", "What the host lacks of what pools want", lacks);
         }

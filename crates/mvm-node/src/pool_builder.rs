@@ -118,7 +118,7 @@ impl PoolBuilder {
         digest: &str,
         overrides: Option<BTreeMap<String, String>>,
     ) -> Result<RevisionEntry> {
-        self.images.look();
+        self.images.invalidate();
         let entry = self
             .records
             .change(|world, changes| {

@@ -66,7 +66,11 @@ impl PoolFiller {
         if let Ok(Some((id, to))) = self.spares.claim(id, State::Sleeping).await {
             let outcome = self
                 .auditor
-                .as_agent_on("instance.sleep", id, self.instances.bring(id, to, &Actor::Agent))
+                .as_agent_on(
+                    "instance.sleep",
+                    id,
+                    self.instances.transition_to(id, to, &Actor::Agent),
+                )
                 .await;
             self.spares.clear_goal(id).await;
             if let Err(error) = outcome {
@@ -116,7 +120,7 @@ impl PoolFiller {
     async fn work(&self, pool: &PoolRef, id: InstanceId, to: State) -> Result<()> {
         let outcome = async {
             self.template_maker.ensure(id).await?;
-            self.instances.bring(id, to, &Actor::Agent).await
+            self.instances.transition_to(id, to, &Actor::Agent).await
         };
         let outcome = outcome.await;
         let gone = self.spares.clear_goal(id).await;

@@ -57,7 +57,7 @@ impl PoolRemoval {
                 break;
             }
             for id in ids {
-                self.instances.bring(id, State::Destroyed, &Actor::Force).await.or_else(
+                self.instances.transition_to(id, State::Destroyed, &Actor::Force).await.or_else(
                     |error| match error.code() == Code::NotFound {
                         true => Ok(State::Destroyed),
                         false => Err(error),

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::health::Health;
-use crate::host::{Host, Lacks};
+use crate::host::{Host, Shortfalls};
 use crate::images::Images;
 use crate::links::Links;
 use crate::pool_builder::PoolBuilder;
@@ -52,7 +52,7 @@ impl PoolViews {
     }
 
     /// Returns a pool with the numbers of its instances.
-    pub(crate) fn pool(&self, world: &RecordSet, pool: &Pool, lacks: &Lacks) -> PoolView {
+    pub(crate) fn pool(&self, world: &RecordSet, pool: &Pool, shortfalls: &Shortfalls) -> PoolView {
         let of_pool = || world.of_pool(&pool.reference);
         let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;
         let is_failed = |i: &&Instance| i.lease.is_none() && i.state == State::Failed;
@@ -81,7 +81,7 @@ impl PoolViews {
             revision: pool.current_revision().cloned(),
             stale: pool.stale,
             last_failure: self.health.of(&pool.reference).last_failure,
-            shortfalls: lacks.of(pool),
+            shortfalls: shortfalls.of(pool),
             created_at: pool.created_at,
         }
     }

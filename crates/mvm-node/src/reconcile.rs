@@ -60,7 +60,7 @@ impl Reconciler {
             }
             self.filler.discard_failed(&pool).await;
         }
-        self.template_maker.keep(!pressed).await;
+        self.template_maker.renew_and_collect(!pressed).await;
         self.passes.made.inc();
     }
 

@@ -20,7 +20,7 @@ const DELETED: &str = " (deleted)";
 
 /// The remains of one state directory.
 #[derive(Clone, Debug)]
-pub struct Left {
+pub struct StateDirRemains {
     /// The digits that the directory's id begins with.
     pub owner: String,
     /// The paths that the directory had, according to its links or its machines' open files.
@@ -38,7 +38,7 @@ pub struct Left {
 
 /// A machine's process, and the signs of its state directory.
 #[derive(Clone, Debug)]
-struct Sight {
+struct MachineSigns {
     process: ProcessIdentity,
     /// The present or former path of the state directory, according to the process's open files.
     root: Option<PathBuf>,
@@ -56,35 +56,35 @@ struct Agent {
     /// The state directory's id, if it can be read.
     id: Option<String>,
     /// Whether the agent sees other files than this process.
-    apart: bool,
+    has_own_mounts: bool,
 }
 
 /// Returns the remains in this network namespace, including those of living state directories, and
 /// machines whose namespace has no name any more. `own` is the state directory of the caller.
-pub async fn left(own: &Path) -> Result<Vec<Left>> {
+pub async fn find_remains(own: &Path) -> Result<Vec<StateDirRemains>> {
     let mut remains = Remains::all().await?;
-    let mut sights: BTreeMap<String, Vec<Sight>> = BTreeMap::new();
+    let mut sights: BTreeMap<String, Vec<MachineSigns>> = BTreeMap::new();
     for process in find("mvm:")? {
         let owner = process.marker.trim_start_matches("mvm:").get(..DIGITS).map(str::to_owned);
         let hex = |owner: &String| owner.bytes().all(|byte| byte.is_ascii_hexdigit());
         if let Some(owner) = owner.filter(hex) {
             remains.entry(owner.clone()).or_default();
-            sights.entry(owner).or_default().push(sight(process));
+            sights.entry(owner).or_default().push(signs_of(process));
         }
     }
-    let (agents, place) = (agents()?, Place::here());
+    let (agents, place) = (agents()?, Namespaces::here());
     let mut all = Vec::new();
     for (owner, of) in remains {
         let sights = sights.remove(&owner).unwrap_or_default();
         let mut roots = of.roots;
-        roots.extend(sights.iter().filter_map(|sight| sight.root.clone()));
+        roots.extend(sights.iter().filter_map(|signs_of| signs_of.root.clone()));
         // An agent whose state directory is unknown may own anything.
         let held =
             |agent: &Agent| agent.has(&owner, |root| roots.contains(root)) || !agent.is_known();
         let signs = Signs {
             named: !roots.is_empty(),
-            directory: roots.iter().any(|root| may_be(root, &owner)) || has_id(own, &owner),
-            alive: sights.iter().any(|sight| sight.alive) || agents.iter().any(held),
+            directory: roots.iter().any(|root| may_belong_to(root, &owner)) || has_id(own, &owner),
+            alive: sights.iter().any(|signs_of| signs_of.alive) || agents.iter().any(held),
             unseen: of.in_use > sights.len(),
         };
         let deleted = |agent: &&Agent| {
@@ -95,9 +95,16 @@ pub async fn left(own: &Path) -> Result<Vec<Left>> {
         let kind = |kind| if kind == LinkKind::Tap { "tap" } else { "bridge" };
         let links = of.links.into_iter().map(|link| (kind(link.kind), link.name));
         let things = links.chain(of.tables.into_iter().map(|table| ("table", table))).collect();
-        let processes = sights.into_iter().map(|sight| sight.process);
+        let processes = sights.into_iter().map(|signs_of| signs_of.process);
         let processes = processes.filter(|process| place.has(process.pid)).collect();
-        all.push(Left { owner, roots, verdict: verdict(signs), things, processes, agents: of_it });
+        all.push(StateDirRemains {
+            owner,
+            roots,
+            verdict: verdict(signs),
+            things,
+            processes,
+            agents: of_it,
+        });
     }
     Ok(all)
 }
@@ -120,12 +127,12 @@ impl Agent {
 
     /// Returns whether the agent's state directory is known.
     fn is_known(&self) -> bool {
-        self.id.is_some() || (self.roots.len() > 1 && !self.apart)
+        self.id.is_some() || (self.roots.len() > 1 && !self.has_own_mounts)
     }
 
     /// Returns whether the agent's state directory still exists.
     fn is_there(&self, owner: &str) -> bool {
-        self.id.is_some() || self.roots.iter().any(|root| may_be(root, owner))
+        self.id.is_some() || self.roots.iter().any(|root| may_belong_to(root, owner))
     }
 }
 
@@ -135,7 +142,7 @@ pub fn enter(netns: &str) -> Result<()> {
 }
 
 /// Removes the remains. Machines come first: a tap disappears with its process.
-pub async fn remove(left: &Left) -> Result<()> {
+pub async fn remove(left: &StateDirRemains) -> Result<()> {
     for process in &left.processes {
         kill_stray(process).await?;
     }
@@ -147,17 +154,17 @@ pub async fn remove(left: &Left) -> Result<()> {
 
 /// The inode numbers of network namespaces: the thread's own, and those that have a name or are the
 /// host's.
-struct Place {
+struct Namespaces {
     own: Option<u64>,
     others: BTreeSet<u64>,
 }
 
-impl Place {
-    fn here() -> Place {
+impl Namespaces {
+    fn here() -> Namespaces {
         let named = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
         let named = named.filter_map(|entry| number(&entry.path()));
         let others = named.chain(number(Path::new("/proc/1/ns/net"))).collect();
-        Place { own: number(Path::new("/proc/thread-self/ns/net")), others }
+        Namespaces { own: number(Path::new("/proc/thread-self/ns/net")), others }
     }
 
     /// Returns whether the process's network is this one, or one that no other call can reach.
@@ -180,11 +187,11 @@ fn has_id(root: &Path, owner: &str) -> bool {
 }
 
 /// Returns whether a directory at `root` may be the owner's: another owner's has another id.
-fn may_be(root: &Path, owner: &str) -> bool {
+fn may_belong_to(root: &Path, owner: &str) -> bool {
     root.symlink_metadata().is_ok() && id_of(root).is_none_or(|id| id.starts_with(owner))
 }
 
-fn sight(process: ProcessIdentity) -> Sight {
+fn signs_of(process: ProcessIdentity) -> MachineSigns {
     let instance = process.marker.rsplit(':').next().unwrap_or_default().to_owned();
     let below = format!("/instances/{instance}/");
     let own: Vec<(PathBuf, Metadata)> = open_files(process.pid)
@@ -196,13 +203,17 @@ fn sight(process: ProcessIdentity) -> Sight {
         .collect();
     // Without any open file, the process could not be inspected.
     let alive = own.is_empty() || own.iter().any(|(_, meta)| meta.nlink() > 0);
-    let apart = is_apart(process.pid);
-    Sight { root: own.into_iter().next().map(|(root, _)| root), alive: alive || apart, process }
+    let has_own_mounts = has_own_mounts(process.pid);
+    MachineSigns {
+        root: own.into_iter().next().map(|(root, _)| root),
+        alive: alive || has_own_mounts,
+        process,
+    }
 }
 
 /// Returns whether the process has mounts of its own, so that a path that is missing here may exist
 /// there.
-fn is_apart(pid: u32) -> bool {
+fn has_own_mounts(pid: u32) -> bool {
     let mounts = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
     mounts(&pid.to_string()) != mounts("self")
 }
@@ -230,7 +241,12 @@ fn agents() -> Result<Vec<Agent>> {
             // The path as the process itself sees it.
             let seen = PathBuf::from(format!("/proc/{pid}/root{root}"));
             let roots = std::iter::once(PathBuf::from(root)).chain(named(pid)).collect();
-            agents.push(Agent { pid, roots, id: id_of(&seen), apart: is_apart(pid) });
+            agents.push(Agent {
+                pid,
+                roots,
+                id: id_of(&seen),
+                has_own_mounts: has_own_mounts(pid),
+            });
         }
     }
     Ok(agents)

@@ -128,7 +128,7 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
     let (api, desired) = (options.api.clone(), options.desired.clone());
     let agent = open(root, options).await?;
     agent.steering.startup.run().await?;
-    agent.supplies.host.tell_shortfalls(&agent.base.records);
+    agent.supplies.host.log_shortfalls(&agent.base.records);
     agent.work.exposes.open_all().await?;
     begin(&agent, desired);
     let listener = socket::listen(&path)?;

@@ -52,7 +52,7 @@ impl TemplateMaker {
     }
 
     /// Returns the lock that serialises the making of a pool's template.
-    pub(crate) fn turn_of(&self, pool: &PoolRef) -> Arc<Mutex<()>> {
+    pub(crate) fn lock_of(&self, pool: &PoolRef) -> Arc<Mutex<()>> {
         locked(&self.turns).entry(pool.clone()).or_default().clone()
     }
 
@@ -79,7 +79,7 @@ impl TemplateMaker {
     /// Makes the template of the pool's present revision and shape, if there is none. Of several
     /// callers, one makes the template and the others wait.
     pub(crate) async fn ensure_of(&self, reference: &PoolRef) -> Result<()> {
-        let turn = self.turn_of(reference);
+        let turn = self.lock_of(reference);
         let _turn = turn.lock().await;
         self.templates.settled().await;
         let pool = self.records.read(|world| world.pool(reference).cloned())?;
@@ -114,8 +114,8 @@ impl TemplateMaker {
     /// agent ends it. If an earlier template was given up, the instance's first event says why.
     async fn create_builder(&self, pool: &PoolRef, why: Option<String>) -> Result<Instance> {
         let (holder, purpose) = ("template".to_owned(), Purpose::Template);
-        let wish = LeaseRequest { holder, purpose, lease_s: Some(MAKING_S) };
-        let lease = wish.lease(self.records.clock().now())?;
+        let request = LeaseRequest { holder, purpose, lease_s: Some(MAKING_S) };
+        let lease = request.lease(self.records.clock().now())?;
         let why = why.map(|why| format!("the template is made anew: {why}"));
         self.instances
             .transitions()
@@ -125,11 +125,11 @@ impl TemplateMaker {
 
     async fn make_template(&self, pool: &Pool, instance: &Instance, key: &str) -> Result<()> {
         let by = Actor::of(instance);
-        self.instances.bring(instance.id, State::Running, &by).await?;
+        self.instances.transition_to(instance.id, State::Running, &by).await?;
         if let Some(command) = &pool.prewarm {
             self.prewarm(instance, command).await?;
         }
-        self.instances.bring(instance.id, State::Sleeping, &by).await?;
+        self.instances.transition_to(instance.id, State::Sleeping, &by).await?;
         let from = self.instances.files(instance.id);
         let to = self.templates.files(key);
         let (made_at, kind) = (self.records.clock().wall(), self.templates.kind_of(pool));
@@ -166,7 +166,7 @@ impl TemplateMaker {
 
     /// Renews the templates that were given up or do not fit the hypervisor any more, if templates
     /// may be made now, and removes those that nothing needs.
-    pub(crate) async fn keep(self: &Arc<Self>, may_make: bool) {
+    pub(crate) async fn renew_and_collect(self: &Arc<Self>, may_make: bool) {
         if may_make {
             let superseded = self.templates.superseded().await;
             self.renew(&superseded);

@@ -126,7 +126,8 @@ impl Transfer {
         let digest = incoming.digest().to_owned();
         for (part, there) in incoming.missing() {
             let mut meter = Meter::new(report, source, &part, there);
-            *received += carry(&client, &incoming, &digest, &part, there, &mut meter).await?;
+            *received +=
+                append_missing(&client, &incoming, &digest, &part, there, &mut meter).await?;
             let sealing = incoming.clone();
             blocking(move || sealing.seal(&part).map_err(Error::from)).await?;
         }
@@ -136,7 +137,7 @@ impl Transfer {
 }
 
 /// Appends the missing bytes of a part. Returns how many bytes came.
-async fn carry(
+async fn append_missing(
     client: &Client,
     incoming: &Incoming,
     digest: &str,

@@ -39,7 +39,7 @@ impl Upkeep {
         self.accelerator.keep().await;
         self.recovery.check_marked().await;
         self.leases.expire().await;
-        self.link_keeper.keep().await;
+        self.link_keeper.repair().await;
         self.idle.measure().await;
         self.lingering.end_overstayed().await
     }

@@ -60,7 +60,7 @@ impl Base {
         let records = Arc::new(Records::open(parts.store.clone(), clock.clone()).await?);
         let audit = Arc::new(Audit::open(parts.state_dir.audit(), clock)?);
         records.read(|world| {
-            audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))
+            audit.retire_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))
         })?;
         let auditor = Arc::new(Auditor::new(audit.clone(), records.clone()));
         let (slots, wake) = (Arc::default(), Wake::default());

@@ -100,7 +100,8 @@ pub async fn show(
 /// Returns whether this is the log of a tenant that has no record yet.
 async fn is_log_to_come(agent: &Agent, log: &str) -> bool {
     let tenant: Option<Name> = log.parse().ok();
-    log == mvm_model::audit::NODE_LOG || agent.base.auditor.known(tenant.as_ref()).await.is_some()
+    log == mvm_model::audit::NODE_LOG
+        || agent.base.auditor.known_tenant(tenant.as_ref()).await.is_some()
 }
 
 /// Reads the files of a log, one after the other.
@@ -246,5 +247,5 @@ async fn describe(
             tenant = Some(instance.pool.tenant);
         }
     }
-    (agent.base.auditor.known(tenant.as_ref()).await, entry)
+    (agent.base.auditor.known_tenant(tenant.as_ref()).await, entry)
 }

@@ -125,5 +125,5 @@ impl Follow {
 
 pub async fn metrics(State(agent): Shared, ConnectInfo(peer): Caller) -> Result<Response, Refusal> {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], agent.views.metrics.tell(peer.tenant())?).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], agent.views.metrics.render(peer.tenant())?).into_response())
 }

@@ -36,34 +36,36 @@ pub fn routes() -> Routes<Arc<Agent>> {
 }
 
 async fn status(State(agent): Shared) -> Answer<NodeStatus> {
-    Ok(Json(agent.steering.fleet_status.tell().await?))
+    Ok(Json(agent.steering.fleet_status.report().await?))
 }
 
-/// One report: `status` when the status has changed, `beat` where it has not.
-struct Told {
+/// Sends the reports of one watch: `status` if the status has changed since the last one, otherwise
+/// `beat`.
+struct StatusReporter {
     agent: Arc<Agent>,
     seen: watch::Receiver<u64>,
-    last: String,
+    last_sent: String,
 }
 
 async fn watch(
     State(agent): Shared,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
-    let told = Told { seen: agent.base.records.subscribe(), agent, last: String::new() };
-    let stream = futures::stream::unfold(told, |mut told| async {
-        if !told.last.is_empty() {
-            let _ = tokio::time::timeout(BEAT, told.seen.changed()).await;
+    let reporter =
+        StatusReporter { seen: agent.base.records.subscribe(), agent, last_sent: String::new() };
+    let stream = futures::stream::unfold(reporter, |mut reporter| async {
+        if !reporter.last_sent.is_empty() {
+            let _ = tokio::time::timeout(BEAT, reporter.seen.changed()).await;
             tokio::time::sleep(GATHER).await;
-            told.seen.mark_unchanged();
+            reporter.seen.mark_unchanged();
         }
-        let status = told.agent.steering.fleet_status.tell().await.ok()?;
+        let status = reporter.agent.steering.fleet_status.report().await.ok()?;
         let text = serde_json::to_string(&status).ok()?;
-        let event = match text == told.last {
+        let event = match text == reporter.last_sent {
             true => Event::default().event("beat").data("{}"),
             false => Event::default().event("status").data(&text),
         };
-        told.last = text;
-        Some((Ok(event), told))
+        reporter.last_sent = text;
+        Some((Ok(event), reporter))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }

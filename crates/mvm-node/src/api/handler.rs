@@ -47,7 +47,7 @@ impl IntoResponse for Refusal {
 pub async fn detached<T: Send + 'static>(
     work: impl Future<Output = crate::Result<T>> + Send + 'static,
 ) -> crate::Result<T> {
-    match tokio::spawn(crate::audit::carried(work).in_current_span()).await {
+    match tokio::spawn(crate::audit::with_act(work).in_current_span()).await {
         Ok(outcome) => outcome,
         Err(error) => Err(InternalError::Operation(error).into()),
     }

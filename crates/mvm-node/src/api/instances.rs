@@ -80,9 +80,9 @@ pub async fn create(
     let view = detached(async move {
         let instance = match body.start {
             true => {
-                let wish = manual(peer.holder(), None);
-                let instance = agent.work.leases.create_leased(&pool, &wish).await?;
-                agent.work.leases.take(&instance.reference(), &wish).await?;
+                let request = manual(peer.holder(), None);
+                let instance = agent.work.leases.create_leased(&pool, &request).await?;
+                agent.work.leases.take(&instance.reference(), &request).await?;
                 instance
             }
             false => agent.lifecycle.transitions.create(&pool, None).await?,
@@ -115,8 +115,8 @@ pub async fn start(
     Body(body): Body<MoveInstance>,
 ) -> Answer<Moved> {
     use InstanceState::{Created, Failed, Running, Stopped};
-    let wish = manual(peer.holder(), body.lease_s);
-    hold(agent, reference(at)?, wish, &[Created, Stopped, Failed, Running], "start").await
+    let request = manual(peer.holder(), body.lease_s);
+    hold(agent, reference(at)?, request, &[Created, Stopped, Failed, Running], "start").await
 }
 
 /// Handles `wake`: from warm or sleeping.
@@ -127,8 +127,8 @@ pub async fn wake(
     Body(body): Body<MoveInstance>,
 ) -> Answer<Moved> {
     use InstanceState::{Running, Sleeping, Warm};
-    let wish = manual(peer.holder(), body.lease_s);
-    hold(agent, reference(at)?, wish, &[Warm, Sleeping, Running], "wake").await
+    let request = manual(peer.holder(), body.lease_s);
+    hold(agent, reference(at)?, request, &[Warm, Sleeping, Running], "wake").await
 }
 
 pub async fn warm(
@@ -167,7 +167,7 @@ pub async fn stop(
 async fn hold(
     agent: Arc<Agent>,
     reference: InstanceRef,
-    wish: LeaseRequest,
+    request: LeaseRequest,
     from: &[InstanceState],
     verb: &'static str,
 ) -> Answer<Moved> {
@@ -177,7 +177,7 @@ async fn hold(
     }
     let moved = detached(async move {
         let began = Instant::now();
-        let from = agent.work.leases.take(&reference, &wish).await?;
+        let from = agent.work.leases.take(&reference, &request).await?;
         moved(&agent, &reference, from, began).await
     })
     .await?;
@@ -198,8 +198,11 @@ async fn put(
             state.check(to)?;
         }
         let began = Instant::now();
-        let from =
-            agent.lifecycle.instances.bring(reference.id, to, &Actor::Holder(holder)).await?;
+        let from = agent
+            .lifecycle
+            .instances
+            .transition_to(reference.id, to, &Actor::Holder(holder))
+            .await?;
         moved(&agent, &reference, from, began).await
     })
     .await?;

@@ -63,7 +63,7 @@ pub async fn show(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id).await?;
     Ok(Json(agent.work.jobs.view(id).await?))
 }
 
@@ -74,7 +74,7 @@ pub async fn inputs(
     Path(id): OfJob,
     request: Request,
 ) -> Answer<Done> {
-    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id).await?;
     agent.work.jobs.take_inputs(id, request.into_body().into_data_stream()).await?;
     Ok(done())
 }
@@ -84,7 +84,7 @@ pub async fn submit(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id).await?;
     detached(async move {
         agent.work.jobs.queue(id, false).await?;
         Ok(Json(agent.work.jobs.view(id).await?))
@@ -98,7 +98,7 @@ pub async fn cancel(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id).await?;
     let job = agent.work.jobs.cancel(id, "canceled").await?;
     Ok(Json(JobView::from(&job).shown(agent.base.records.clock())))
 }
@@ -110,7 +110,7 @@ pub async fn wait(
     Path(id): OfJob,
     Query(options): Query<WaitOptions>,
 ) -> Answer<JobView> {
-    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id).await?;
     let longest = Duration::from_secs(options.timeout_s.unwrap_or(MAX_WAIT_S).min(MAX_WAIT_S));
     if let Ok(ended) = tokio::time::timeout(longest, agent.work.jobs.ended(id)).await {
         ended?;
@@ -125,7 +125,7 @@ pub async fn log(
     Path(id): OfJob,
     Query(options): Query<LogOptions>,
 ) -> Result<HttpBody, Refusal> {
-    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id).await?;
     let follow = Follow::new(agent.work.jobs.clone(), id, options.follow, options.from);
     let stream = futures::stream::try_unfold(follow, |mut follow| async {
         Ok::<_, std::io::Error>(follow.next().await?.map(|bytes| (bytes, follow)))
@@ -139,7 +139,7 @@ pub async fn artifact(
     ConnectInfo(peer): Caller,
     Path((id, index)): Path<(String, usize)>,
 ) -> Result<HttpBody, Refusal> {
-    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id).await?;
     let job = agent.base.records.read(|world| world.job(id).cloned())?;
     let known = job.artifacts.get(index).filter(|artifact| artifact.bytes.is_some());
     if known.is_none() {
@@ -168,7 +168,7 @@ pub async fn attach(
     Query(options): Query<AttachOptions>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
-    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id).await?;
     let (response, upgrade) = streams::switch(&mut request)?;
     let attached = agent.work.jobs.attach(id, options.from).await?;
     // A local client's end is noticed at once. A coordinator may go away while its client stays.
@@ -190,12 +190,12 @@ async fn follow(
     let outcome = match upgrade.await {
         Ok(upgraded) => {
             let (from, to) = tokio::io::split(TokioIo::new(upgraded));
-            let mut hearing = tokio::spawn(hear(agent.clone(), id, from));
+            let mut receiving = tokio::spawn(receive_signals(agent.clone(), id, from));
             let outcome = tokio::select! {
                 sent = send(&agent, id, to, &mut attached) => sent,
-                _ = &mut hearing => Err(()),
+                _ = &mut receiving => Err(()),
             };
-            hearing.abort();
+            receiving.abort();
             outcome
         }
         Err(_) => Err(()),
@@ -244,7 +244,7 @@ async fn send(
 }
 
 /// Passes on the client's signals until it disconnects.
-async fn hear(agent: Arc<Agent>, id: JobId, mut from: impl AsyncRead + Unpin) {
+async fn receive_signals(agent: Arc<Agent>, id: JobId, mut from: impl AsyncRead + Unpin) {
     while let Ok(Some(said)) = frame::read(&mut from).await {
         if let Frame::Signal(signal) = said
             && agent.work.jobs.signal(id, signal).await.is_err()

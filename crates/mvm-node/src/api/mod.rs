@@ -140,7 +140,7 @@ fn routes() -> Routes<Arc<Agent>> {
 async fn agent(State(agent): Shared) -> Json<AgentInfo> {
     let driver = agent.supplies.host.driver();
     let verdict = agent.supplies.accelerator.verdict();
-    let lacks = agent.supplies.host.lacks();
+    let shortfalls = agent.supplies.host.shortfalls();
     Json(AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -157,7 +157,7 @@ async fn agent(State(agent): Shared) -> Json<AgentInfo> {
         started_at: agent.base.records.clock().wall_of(agent.process.started_at),
         instances: agent.base.records.read(|world| world.instances.len()),
         capacity: agent.supplies.host.capacity(),
-        shortfalls: agent.base.records.read(|world| lacks.with(world)).all(),
+        shortfalls: agent.base.records.read(|world| shortfalls.with(world)).all(),
         desired: agent.steering.desired.status().await,
     })
 }

@@ -31,11 +31,11 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
-    let lacks = agent.supplies.host.lacks();
+    let shortfalls = agent.supplies.host.shortfalls();
     let views = agent.base.records.read(|world| {
-        let lacks = lacks.with(world);
+        let shortfalls = shortfalls.with(world);
         let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
-        page.of(seen.map(|pool| agent.views.pools.pool(world, pool, &lacks)))
+        page.of(seen.map(|pool| agent.views.pools.pool(world, pool, &shortfalls)))
     });
     Ok(views)
 }
@@ -46,13 +46,13 @@ pub async fn list_of_tenant(
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
     let tenant: Name = tenant.parse()?;
-    let lacks = agent.supplies.host.lacks();
+    let shortfalls = agent.supplies.host.shortfalls();
     let views = agent.base.records.read(|world| {
         world.tenant(&tenant)?;
-        let lacks = lacks.with(world);
+        let shortfalls = shortfalls.with(world);
         let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
         Ok::<_, crate::Error>(
-            page.of(pools.map(|pool| agent.views.pools.pool(world, pool, &lacks))),
+            page.of(pools.map(|pool| agent.views.pools.pool(world, pool, &shortfalls))),
         )
     })?;
     Ok(views)
@@ -60,10 +60,10 @@ pub async fn list_of_tenant(
 
 pub async fn show(State(agent): Shared, Path(at): InPool) -> Answer<PoolView> {
     let pool = reference(at)?;
-    let lacks = agent.supplies.host.lacks();
+    let shortfalls = agent.supplies.host.shortfalls();
     let view = agent.base.records.read(|world| {
-        let lacks = lacks.with(world);
-        world.pool(&pool).map(|pool| agent.views.pools.pool(world, pool, &lacks))
+        let shortfalls = shortfalls.with(world);
+        world.pool(&pool).map(|pool| agent.views.pools.pool(world, pool, &shortfalls))
     });
     Ok(Json(view?))
 }
@@ -154,7 +154,7 @@ where
     });
     let work = work(report);
     let act = audit::take_over();
-    tokio::spawn(audit::carried(async move {
+    tokio::spawn(audit::with_act(async move {
         let outcome = detached(work).await;
         let _ = forwarder.await;
         if let Some(act) = act {

@@ -56,13 +56,13 @@ pub async fn guest(
     let reference = reference(at)?;
     let actor = peer.holder();
     let (response, upgrade) = switch(&mut request)?;
-    let wish =
+    let request =
         LeaseRequest { holder: peer.holder(), purpose: Purpose::Manual, lease_s: options.lease_s };
     let opener = agent.clone();
     let wanted = reference.clone();
     let slot = agent.base.slots.of(reference.id);
     let (mut stream, session) = detached(async move {
-        awake(&opener, &wanted, &wish).await?;
+        ensure_awake(&opener, &wanted, &request).await?;
         let slot = opener.base.slots.of(wanted.id);
         let session = slot.session();
         let channel = slot.gate.lock().await.channel().await?;
@@ -89,20 +89,22 @@ pub async fn guest(
 /// Brings an instance to `running` under a lease of the caller. A running instance that is leased
 /// already needs no further lease, unless the caller asks for one. An instance that does not run and
 /// has nothing to wake from is refused.
-async fn awake(
+async fn ensure_awake(
     agent: &Arc<Agent>,
     reference: &InstanceRef,
-    wish: &LeaseRequest,
+    request: &LeaseRequest,
 ) -> crate::Result<()> {
     let instance = agent.base.records.read(|world| world.instance(reference).cloned())?;
     match instance.state {
         InstanceState::Running
-            if instance.intent.is_none() && instance.lease.is_some() && wish.lease_s.is_none() =>
+            if instance.intent.is_none()
+                && instance.lease.is_some()
+                && request.lease_s.is_none() =>
         {
             Ok(())
         }
         InstanceState::Running | InstanceState::Warm | InstanceState::Sleeping => {
-            agent.work.leases.take(reference, wish).await.map(|_| ())
+            agent.work.leases.take(reference, request).await.map(|_| ())
         }
         state => Err(MachineError::NotAwake { reference: reference.clone(), state }.into()),
     }
@@ -123,17 +125,18 @@ pub async fn claim(
         let detail = "a node's own claims end with their connection";
         return Err(Problem::new(Code::ClaimEnded, detail).hint("claim anew").into());
     }
-    let wish = LeaseRequest { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
-    let (tell, outcome) = tokio::sync::oneshot::channel();
+    let request =
+        LeaseRequest { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
+    let (report, outcome) = tokio::sync::oneshot::channel();
     // The claim runs in a task of its own, so that it is released if the client disconnects at any
     // moment.
     let claimer = agent.clone();
-    let claiming = audit::carried(async move { claimer.work.leases.claim(&pool, &wish).await });
+    let claiming = audit::with_act(async move { claimer.work.leases.claim(&pool, &request).await });
     tokio::spawn(async move {
         let began = Instant::now();
         let (instance, from) = match claiming.await {
             Ok(claimed) => claimed,
-            Err(problem) => return drop(tell.send(Err(problem))),
+            Err(problem) => return drop(report.send(Err(problem))),
         };
         let (id, reference) = (instance.id, instance.reference());
         let _held = instance.lease.as_ref().map(|lease| agent.work.holders.hold(lease.id));
@@ -144,11 +147,11 @@ pub async fn claim(
         };
         if let Err(problem) = opened.await {
             agent.work.leases.end(id).await;
-            return drop(tell.send(Err(problem)));
+            return drop(report.send(Err(problem)));
         }
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         let way_up = instance.way_up.filter(|_| from != InstanceState::Running);
-        if let (Ok(()), Some(lease)) = (tell.send(Ok(())), instance.lease) {
+        if let (Ok(()), Some(lease)) = (report.send(Ok(())), instance.lease) {
             let lease = agent.work.holders.shown(&lease);
             hold(upgrade, Claim { reference, from, way_up, took_ms, lease }).await;
         }

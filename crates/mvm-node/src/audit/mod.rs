@@ -3,14 +3,15 @@
 //!
 //! An act has a record when it begins, before its first side effect, and one when its outcome is
 //! known, durable before the response is sent. If the agent is killed in between, the second is
-//! missing. The act travels with its task ([`carried`]), so that code far below can note what it
+//! missing. The act travels with its task ([`with_act`]), so that code far below can note what it
 //! finds out: the instance that was made, or the lease that was taken.
 
-mod last_word;
+mod final_frame;
 mod log;
 pub mod session;
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::locks::locked;
 use crate::records::Records;
 use log::{Logs, Written};
@@ -77,8 +78,8 @@ impl Audit {
     }
 
     /// At start: renames the logs of destroyed tenants.
-    pub fn put_aside_all_but(&self, lives: impl Fn(&str) -> bool) -> Result<()> {
-        self.logs.put_aside_all_but(lives)
+    pub fn retire_all_but(&self, lives: impl Fn(&str) -> bool) -> Result<()> {
+        self.logs.retire_all_but(lives)
     }
 
     fn append(&self, log: &str, entry: Entry) -> Result<Written> {
@@ -134,10 +135,11 @@ impl Act {
                 Err(error) => tracing::error!("{error}"),
             }
         }
-        if let Some(tenant) = unmade.filter(|log| *log != NODE_LOG)
-            && let Err(error) = audit.logs.put_aside(tenant)
-        {
-            tracing::error!("{error}");
+        if let Some(tenant) = unmade.filter(|log| *log != NODE_LOG) {
+            let (audit, tenant) = (audit.clone(), tenant.clone());
+            if let Err(error) = blocking(move || audit.logs.retire(&tenant)).await {
+                tracing::error!("{error}");
+            }
         }
     }
 
@@ -162,7 +164,7 @@ pub fn outcome<T>(outcome: &Result<T>) -> String {
 }
 
 /// Runs `work` with the caller's act, for a task of its own.
-pub fn carried<T>(work: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
+pub fn with_act<T>(work: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
     let act = CURRENT.try_with(Act::clone).ok();
     async move {
         match act {
@@ -248,7 +250,7 @@ impl Auditor {
             return work.await;
         }
         let (actor, verb, target) = (AGENT.to_owned(), verb.to_owned(), target.to_string());
-        let tenant = self.known(tenant).await;
+        let tenant = self.known_tenant(tenant).await;
         let entry = Entry { actor, verb, target, lease, ..Entry::default() };
         let act = match Act::begin(&self.audit, tenant.as_ref(), entry) {
             Ok(act) => act,
@@ -282,7 +284,7 @@ impl Auditor {
     }
 
     /// Returns the tenant if it exists, so that a call with an unknown name does not begin a log.
-    pub(crate) async fn known(&self, tenant: Option<&Name>) -> Option<Name> {
+    pub(crate) async fn known_tenant(&self, tenant: Option<&Name>) -> Option<Name> {
         let tenant = tenant?;
         self.records.read(|world| world.tenants.contains_key(tenant)).then(|| tenant.clone())
     }

@@ -1,6 +1,6 @@
 //! Records sessions with guests in the audit log. The requests are read as they pass.
 
-use super::last_word::LastWord;
+use super::final_frame::FinalFrame;
 use super::{Act, Audit};
 use crate::Error;
 use mvm_guest::frame::{self, Frame, MAX_PAYLOAD};
@@ -40,7 +40,7 @@ pub async fn pass<C, G>(
     if request.is_empty() {
         return;
     }
-    let (verb, program) = asked(&request).await;
+    let (verb, program) = describe(&request).await;
     let framed = matches!(&*verb, "session.exec" | "session.put" | "session.get");
     let act = match Act::begin(audit, Some(tenant), Entry { verb, program, ..entry }) {
         Ok(act) => act,
@@ -48,10 +48,10 @@ pub async fn pass<C, G>(
         Err(error) => return tracing::error!("a session is refused: {error}"),
     };
     if guest.write_all(&request).await.is_ok() && guest.flush().await.is_ok() {
-        let mut guest = LastWord::new(guest, || why().filter(|_| framed));
+        let mut guest = FinalFrame::new(guest, || why().filter(|_| framed));
         if tokio::io::copy_bidirectional_with_sizes(client, &mut guest, PIECE, PIECE).await.is_err()
         {
-            let _ = client.write_all(&guest.take_word()).await;
+            let _ = client.write_all(&guest.take_frame()).await;
             let _ = client.flush().await;
         }
     }
@@ -71,7 +71,7 @@ async fn first(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
 }
 
 /// Returns the request's verb, and the program that it runs.
-async fn asked(frame: &[u8]) -> (String, Option<String>) {
+async fn describe(frame: &[u8]) -> (String, Option<String>) {
     let mut program = None;
     let what = match frame::read(&mut &frame[..]).await {
         Ok(Some(Frame::Request(request))) => match request {
@@ -155,9 +155,9 @@ mod tests {
             let mut from = bytes;
             let request = first(&mut from).await.expect("memory");
             assert_eq!(request, bytes);
-            assert_eq!(asked(&request).await.0, "session.unknown");
+            assert_eq!(describe(&request).await.0, "session.unknown");
         }
         let connect = bytes_of(&Frame::Request(Request::Connect { port: 22 })).await;
-        assert_eq!(asked(&connect).await.0, "session.connect");
+        assert_eq!(describe(&connect).await.0, "session.connect");
     }
 }

@@ -24,16 +24,16 @@ use tokio::sync::watch;
 
 /// A fault at one point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strike {
+pub enum PointFault {
     /// A fault at the nth durable write.
-    Write(u64, Blow),
+    Write(u64, WriteFault),
     /// A fault at the nth call of the driver.
     Call(u64, Effect),
 }
 
 /// A fault at a durable write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blow {
+pub enum WriteFault {
     /// The agent is killed before or after the write is durable.
     Kill(Moment),
     /// The write fails, and writes nothing.
@@ -42,10 +42,13 @@ pub enum Blow {
     Die,
 }
 
-impl Strike {
+impl PointFault {
     /// Returns whether the fault ends the agent.
     pub fn kills(self) -> bool {
-        matches!(self, Strike::Write(_, Blow::Kill(_)) | Strike::Call(_, Effect::Halt(_)))
+        matches!(
+            self,
+            PointFault::Write(_, WriteFault::Kill(_)) | PointFault::Call(_, Effect::Halt(_))
+        )
     }
 }
 
@@ -58,10 +61,12 @@ pub struct Course {
 
 impl Course {
     /// Returns all faults that can happen at the points.
-    pub fn strikes(&self) -> Vec<Strike> {
-        let kills = [Blow::Kill(Moment::Before), Blow::Kill(Moment::After), Blow::Fail];
-        let mut all: Vec<Strike> =
-            (1..=self.writes).flat_map(|n| kills.map(|blow| Strike::Write(n, blow))).collect();
+    pub fn possible_faults(&self) -> Vec<PointFault> {
+        let kills =
+            [WriteFault::Kill(Moment::Before), WriteFault::Kill(Moment::After), WriteFault::Fail];
+        let mut all: Vec<PointFault> = (1..=self.writes)
+            .flat_map(|n| kills.map(|write_fault| PointFault::Write(n, write_fault)))
+            .collect();
         for (n, call) in (1..).zip(&self.calls) {
             let mut effects = vec![
                 Effect::Halt(Moment::Before),
@@ -73,7 +78,7 @@ impl Course {
             if matches!(call, Call::Boot | Call::Restore | Call::Snapshot) {
                 effects.push(Effect::Halt(Moment::During));
             }
-            all.extend(effects.into_iter().map(|effect| Strike::Call(n, effect)));
+            all.extend(effects.into_iter().map(|effect| PointFault::Call(n, effect)));
         }
         all
     }
@@ -129,16 +134,16 @@ impl Host {
     }
 
     /// Sets the fault that will happen, and restarts the count of points.
-    pub fn arm(&self, strike: Option<Strike>) {
+    pub fn arm(&self, fault: Option<PointFault>) {
         *self.trap.calls_before_death.lock().expect("lock") = None;
-        let (mut plan, mut blow) = (FaultPlan::none(), None);
-        match strike {
+        let (mut plan, mut write_fault) = (FaultPlan::none(), None);
+        match fault {
             None => {}
-            Some(Strike::Write(number, what)) => blow = Some((number, what)),
-            Some(Strike::Call(number, effect)) => plan = plan.at(number, effect),
+            Some(PointFault::Write(number, what)) => write_fault = Some((number, what)),
+            Some(PointFault::Call(number, effect)) => plan = plan.at(number, effect),
         }
         self.machines.borrow().set_faults(plan);
-        self.trap.arm(blow);
+        self.trap.arm(write_fault);
     }
 
     /// Returns the points since the last [`Host::arm`].
@@ -255,20 +260,20 @@ fn image(dir: &Path, digest: &str) {
 #[derive(Default)]
 struct Trap {
     writes: AtomicU64,
-    blow: Mutex<Option<(u64, Blow)>>,
+    write_fault: Mutex<Option<(u64, WriteFault)>>,
     calls_before_death: Mutex<Option<usize>>,
 }
 
 impl Trap {
-    fn arm(&self, blow: Option<(u64, Blow)>) {
-        *self.blow.lock().expect("lock") = blow;
+    fn arm(&self, write_fault: Option<(u64, WriteFault)>) {
+        *self.write_fault.lock().expect("lock") = write_fault;
         self.writes.store(0, Ordering::SeqCst);
     }
 
-    fn next(&self) -> Option<Blow> {
+    fn next(&self) -> Option<WriteFault> {
         let number = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
-        let blow = *self.blow.lock().expect("lock");
-        blow.filter(|(at, _)| *at == number).map(|(_, blow)| blow)
+        let write_fault = *self.write_fault.lock().expect("lock");
+        write_fault.filter(|(at, _)| *at == number).map(|(_, write_fault)| write_fault)
     }
 }
 
@@ -291,8 +296,8 @@ impl Ledger {
         let _ = self.alive.subscribe().wait_for(|alive| !alive).await;
     }
 
-    async fn reach(&self, blow: Option<Blow>, moment: Moment) {
-        if blow == Some(Blow::Kill(moment)) {
+    async fn reach(&self, write_fault: Option<WriteFault>, moment: Moment) {
+        if write_fault == Some(WriteFault::Kill(moment)) {
             self.alive.send_replace(false);
         }
         if !*self.alive.borrow() {
@@ -316,18 +321,18 @@ impl Store for Ledger {
     }
 
     async fn commit(&self, writes: Vec<Write>) -> mvm_store::Result<u64> {
-        let blow = self.trap.next();
-        self.reach(blow, Moment::Before).await;
-        if blow == Some(Blow::Die) {
+        let write_fault = self.trap.next();
+        self.reach(write_fault, Moment::Before).await;
+        if write_fault == Some(WriteFault::Die) {
             let before = self.machines.calls().len();
             *self.trap.calls_before_death.lock().expect("lock") = Some(before);
             crash_all(&self.machines);
         }
-        if blow == Some(Blow::Fail) {
+        if write_fault == Some(WriteFault::Fail) {
             return Err(Error::NoSpace { path: "a disk that is full just now".to_owned() });
         }
         let outcome = self.disk.commit(writes).await;
-        self.reach(blow, Moment::After).await;
+        self.reach(write_fault, Moment::After).await;
         outcome
     }
 

@@ -21,7 +21,7 @@ mod silence;
 mod wakes;
 mod walls;
 
-use host::{Blow, Course, Strike};
+use host::{Course, PointFault, WriteFault};
 use mvm_hypervisor::sim::Moment;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const WORKERS: usize = 8;
 
 /// The index of an operation, and the faults for its agent and for the next agent.
-type Point = (usize, [Option<Strike>; 2]);
+type Point = (usize, [Option<PointFault>; 2]);
 
 /// Runs all points on the workers. Returns the points that each run passed, and the errors.
 fn run_all(points: &[Point]) -> Vec<(Point, runs::Outcome<[Course; 2]>)> {
@@ -40,9 +40,9 @@ fn run_all(points: &[Point]) -> Vec<(Point, runs::Outcome<[Course; 2]>)> {
             scope.spawn(|| {
                 host::own_network();
                 let operations = operations::all();
-                while let Some((n, strikes)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = runs::run(&operations[*n], *strikes);
-                    outcomes.lock().expect("lock").push(((*n, *strikes), outcome));
+                while let Some((n, injected)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = runs::run(&operations[*n], *injected);
+                    outcomes.lock().expect("lock").push(((*n, *injected), outcome));
                 }
             });
         }
@@ -59,10 +59,10 @@ fn an_agent_killed_at_any_point_of_any_operation_loses_nothing() {
     let mut faults = Vec::new();
     let mut sound = |points: &[Point]| {
         let mut courses = Vec::new();
-        for ((n, strikes), outcome) in run_all(points) {
+        for ((n, injected), outcome) in run_all(points) {
             match outcome {
-                Ok(course) => courses.push((n, strikes, course)),
-                Err(what) => faults.push(format!("{} {strikes:?}:\n    {what}", names[n])),
+                Ok(course) => courses.push((n, injected, course)),
+                Err(what) => faults.push(format!("{} {injected:?}:\n    {what}", names[n])),
             }
         }
         courses.sort_by_key(|(n, ..)| *n);
@@ -73,21 +73,22 @@ fn an_agent_killed_at_any_point_of_any_operation_loses_nothing() {
     let courses = sound(&chosen.map(|n| (n, [None, None])).collect::<Vec<_>>());
     let of_course = |(n, _, [course, _]): &(usize, _, [Course; 2])| {
         let n = *n;
-        course.strikes().into_iter().map(move |strike| (n, [Some(strike), None]))
+        course.possible_faults().into_iter().map(move |fault| (n, [Some(fault), None]))
     };
     let points: Vec<Point> = courses.iter().flat_map(of_course).collect();
     sound(&points);
     // An operation is cut before its last record, and the agent that repairs it is killed at each
     // of its own points.
-    let last = |course: &Course| Strike::Write(course.writes, Blow::Kill(Moment::Before));
+    let last = |course: &Course| PointFault::Write(course.writes, WriteFault::Kill(Moment::Before));
     let cut: Vec<Point> =
         courses.iter().map(|(n, _, [course, _])| (*n, [Some(last(course)), None])).collect();
     let repairs = sound(&cut);
-    let of_repair = |(n, [first, _], [_, course]): &(usize, [Option<Strike>; 2], [Course; 2])| {
-        let (n, first) = (*n, *first);
-        let kills = course.strikes().into_iter().filter(|strike| strike.kills());
-        kills.map(move |strike| (n, [first, Some(strike)]))
-    };
+    let of_repair =
+        |(n, [first, _], [_, course]): &(usize, [Option<PointFault>; 2], [Course; 2])| {
+            let (n, first) = (*n, *first);
+            let kills = course.possible_faults().into_iter().filter(|fault| fault.kills());
+            kills.map(move |fault| (n, [first, Some(fault)]))
+        };
     let twice: Vec<Point> = repairs.iter().flat_map(of_repair).collect();
     sound(&twice);
 

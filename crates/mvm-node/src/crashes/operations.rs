@@ -101,8 +101,8 @@ fn transitions() -> Vec<Operation> {
             pool(&agent, Recycle::Reset, None).await?;
             instance(&agent, Sleeping).await
         }),
-        act: step(|agent| async move { linger_no_more(&agent).await }),
-        again: Some(step(|agent| async move { bring(&agent, Running).await })),
+        act: step(|agent| async move { disable_lingering(&agent).await }),
+        again: Some(step(|agent| async move { bring_only(&agent, Running).await })),
         ..transition(Sleeping, Sleeping, true)
     });
     all
@@ -115,12 +115,12 @@ fn transition(from: State, to: State, lingers: bool) -> Operation {
         prepare: step(move |agent| async move {
             pool(&agent, Recycle::Reset, None).await?;
             if !lingers {
-                linger_no_more(&agent).await?;
+                disable_lingering(&agent).await?;
             }
             instance(&agent, from).await
         }),
-        act: step(move |agent| async move { bring(&agent, to).await }),
-        again: Some(step(move |agent| async move { bring(&agent, to).await })),
+        act: step(move |agent| async move { bring_only(&agent, to).await }),
+        again: Some(step(move |agent| async move { bring_only(&agent, to).await })),
         may_go: if to == Destroyed { |_| true } else { |_| false },
         makes: 0,
         marked: to != Stopped && !matches!(from, Created | Stopped | Failed),
@@ -176,15 +176,15 @@ fn clones() -> Vec<Operation> {
             agent.pools.template_maker.ensure_of(&runners()).await?;
             let made = agent.lifecycle.transitions.create(&runners(), None).await?;
             for state in before {
-                agent.lifecycle.instances.bring(made.id, *state, &Actor::Agent).await?;
+                agent.lifecycle.instances.transition_to(made.id, *state, &Actor::Agent).await?;
                 if *state == Running {
                     write(&agent, made.id, MARK, "mine").await?;
                 }
             }
             Ok(())
         }),
-        act: step(move |agent| async move { bring(&agent, to).await }),
-        again: Some(step(move |agent| async move { bring(&agent, to).await })),
+        act: step(move |agent| async move { bring_only(&agent, to).await }),
+        again: Some(step(move |agent| async move { bring_only(&agent, to).await })),
         may_go: |_| false,
         makes: 0,
         marked: before.contains(&Running),
@@ -196,8 +196,8 @@ fn clones() -> Vec<Operation> {
             agent.pools.template_maker.ensure_of(&runners()).await?;
             instance(&agent, Running).await
         }),
-        act: step(|agent| async move { bring(&agent, State::Destroyed).await }),
-        again: Some(step(|agent| async move { bring(&agent, State::Destroyed).await })),
+        act: step(|agent| async move { bring_only(&agent, State::Destroyed).await }),
+        again: Some(step(|agent| async move { bring_only(&agent, State::Destroyed).await })),
         may_go: |i| i.state != Created,
         makes: 0,
         marked: false,
@@ -275,13 +275,13 @@ fn claims() -> Vec<Operation> {
         act: step(|agent| async move {
             let instance = only(&agent).await?;
             let reference = instance.reference();
-            agent.work.leases.take(&reference, &wish(Purpose::Manual)).await?;
+            agent.work.leases.take(&reference, &request(Purpose::Manual)).await?;
             let by = Actor::Holder("uid:0".to_owned());
-            agent.lifecycle.instances.bring(instance.id, State::Sleeping, &by).await?;
+            agent.lifecycle.instances.transition_to(instance.id, State::Sleeping, &by).await?;
             assert!(only(&agent).await?.lease.is_none());
             Ok(())
         }),
-        again: Some(step(|agent| async move { bring(&agent, State::Running).await })),
+        again: Some(step(|agent| async move { bring_only(&agent, State::Running).await })),
         may_go: |_| false,
         makes: 0,
         marked: true,
@@ -455,7 +455,7 @@ pub async fn pool_in_with(
 }
 
 /// Ends a process from now on when its machine goes to sleep.
-pub async fn linger_no_more(agent: &Arc<Agent>) -> Result<()> {
+pub async fn disable_lingering(agent: &Arc<Agent>) -> Result<()> {
     let runtime_policy = PolicyPatch { linger_s: Some(0), ..PolicyPatch::default() };
     let patch = UpdatePool { runtime_policy, ..UpdatePool::default() };
     agent.pools.catalog.update(&runners(), patch).await
@@ -484,14 +484,14 @@ pub async fn instance(agent: &Arc<Agent>, state: State) -> Result<()> {
     if state == State::Created {
         return Ok(());
     }
-    agent.lifecycle.instances.bring(made.id, State::Running, &Actor::Agent).await?;
+    agent.lifecycle.instances.transition_to(made.id, State::Running, &Actor::Agent).await?;
     write(agent, made.id, MARK, "mine").await?;
     if state == State::Failed {
         let slot = agent.base.slots.of(made.id);
         slot.gate.lock().await.kill().await?;
         return agent.lifecycle.transitions.set_failed(made.id, "a test says so").await;
     }
-    agent.lifecycle.instances.bring(made.id, state, &Actor::Agent).await.map(drop)
+    agent.lifecycle.instances.transition_to(made.id, state, &Actor::Agent).await.map(drop)
 }
 
 pub async fn only(agent: &Arc<Agent>) -> Result<Instance> {
@@ -500,12 +500,12 @@ pub async fn only(agent: &Arc<Agent>) -> Result<Instance> {
 }
 
 /// Brings the only instance to a state. Does nothing if it was destroyed.
-async fn bring(agent: &Arc<Agent>, to: State) -> Result<()> {
+async fn bring_only(agent: &Arc<Agent>, to: State) -> Result<()> {
     let Ok(instance) = only(agent).await else { return Ok(()) };
     if instance.state == State::Failed && !matches!(to, State::Destroyed | State::Running) {
-        agent.lifecycle.instances.bring(instance.id, State::Running, &Actor::Force).await?;
+        agent.lifecycle.instances.transition_to(instance.id, State::Running, &Actor::Force).await?;
     }
-    agent.lifecycle.instances.bring(instance.id, to, &Actor::Force).await?;
+    agent.lifecycle.instances.transition_to(instance.id, to, &Actor::Force).await?;
     let now = agent.base.records.read(|world| world.instances.get(&instance.id).map(|i| i.state));
     assert_eq!(now.unwrap_or(State::Destroyed), to);
     Ok(())
@@ -515,13 +515,13 @@ fn gone(outcome: Result<()>) -> Result<()> {
     outcome.or_else(|error| if error.code() == Code::NotFound { Ok(()) } else { Err(error) })
 }
 
-pub fn wish(purpose: Purpose) -> LeaseRequest {
+pub fn request(purpose: Purpose) -> LeaseRequest {
     LeaseRequest { holder: "uid:0".to_owned(), purpose, lease_s: None }
 }
 
 /// Claims an instance, works in it, and ends its lease.
 pub async fn claim(agent: &Arc<Agent>) -> Result<()> {
-    let (instance, _) = agent.work.leases.claim(&runners(), &wish(Purpose::Run)).await?;
+    let (instance, _) = agent.work.leases.claim(&runners(), &request(Purpose::Run)).await?;
     let id: InstanceId = instance.id;
     write(agent, id, "/work/result", "done").await?;
     agent.work.leases.end(id).await;

@@ -151,7 +151,7 @@ pub fn inputs() -> Vec<u8> {
 
 /// Returns a job that has not ended, if there is one. Advances the clock where only time would end
 /// the wait.
-pub async fn unrest(agent: &Agent, world: &RecordSet) -> Option<String> {
+pub async fn unfinished_work(agent: &Agent, world: &RecordSet) -> Option<String> {
     let job = world.jobs.values().find(|job| !job.state.has_ended())?;
     if job.state == JobState::Preparing {
         // The client that submitted the job is gone.

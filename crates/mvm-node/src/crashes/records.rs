@@ -2,18 +2,18 @@
 
 use super::checks;
 use super::host::{Host, own_network};
-use super::operations::{instance, only, pool, runners, wish};
-use super::runs::settle;
+use super::operations::{instance, only, pool, request, runners};
+use super::runs::wait_until_idle;
 use crate::agent::Agent;
 use mvm_model::lease::Purpose;
 use mvm_model::{Actor, InstanceId, Recycle, State, WayUp};
 use std::sync::Arc;
 
 /// Ends the lease and brings the instance back to warm.
-async fn give_back(agent: &Arc<Agent>, id: InstanceId) {
+async fn return_to_warm(agent: &Arc<Agent>, id: InstanceId) {
     agent.work.leases.end(id).await;
-    agent.lifecycle.instances.bring(id, State::Warm, &Actor::Agent).await.expect("warm");
-    settle(agent).await.expect("rest");
+    agent.lifecycle.instances.transition_to(id, State::Warm, &Actor::Agent).await.expect("warm");
+    wait_until_idle(agent).await.expect("rest");
 }
 
 #[test]
@@ -24,21 +24,22 @@ fn a_warm_instance_is_leased_and_runs_by_one_record() {
         pool(&agent, Recycle::Keep, None).await.expect("a pool");
         instance(&agent, State::Warm).await.expect("an instance");
         let id = only(&agent).await.expect("an instance").id;
-        settle(&agent).await.expect("rest");
+        wait_until_idle(&agent).await.expect("rest");
         let leases = &agent.work.leases;
 
         host.arm(None);
-        let (claimed, from) = leases.claim(&runners(), &wish(Purpose::Run)).await.expect("a claim");
+        let (claimed, from) =
+            leases.claim(&runners(), &request(Purpose::Run)).await.expect("a claim");
         assert_eq!((from, host.course().writes), (State::Warm, 1), "a claim");
         assert_eq!((claimed.state, claimed.way_up), (State::Running, Some(WayUp::Warm)));
         let reference = claimed.reference();
         assert!(claimed.lease.is_some_and(|lease| lease.purpose == Purpose::Run));
-        give_back(&agent, id).await;
+        return_to_warm(&agent, id).await;
 
         host.arm(None);
-        let from = leases.take(&reference, &wish(Purpose::Manual)).await.expect("a wake");
+        let from = leases.take(&reference, &request(Purpose::Manual)).await.expect("a wake");
         assert_eq!((from, host.course().writes), (State::Warm, 1), "a wake");
-        give_back(&agent, id).await;
+        return_to_warm(&agent, id).await;
 
         // If the gate is held, the lease is recorded at once, and the machine is resumed once the
         // gate is free.
@@ -47,7 +48,7 @@ fn a_warm_instance_is_leased_and_runs_by_one_record() {
         host.arm(None);
         let claiming = tokio::spawn({
             let leases = leases.clone();
-            async move { leases.claim(&runners(), &wish(Purpose::Run)).await }
+            async move { leases.claim(&runners(), &request(Purpose::Run)).await }
         });
         let leased = || agent.base.records.read(|world| world.instances[&id].lease.is_some());
         while !leased() {
@@ -57,7 +58,7 @@ fn a_warm_instance_is_leased_and_runs_by_one_record() {
         drop(gate);
         let (claimed, from) = claiming.await.expect("a task").expect("a claim");
         assert_eq!((from, claimed.state, host.course().writes), (State::Warm, State::Running, 2));
-        give_back(&agent, id).await;
+        return_to_warm(&agent, id).await;
         checks::faults(&agent, &host).await
     });
     host.disconnect();

@@ -3,8 +3,8 @@
 
 use super::checks;
 use super::host::{Host, own_network};
-use super::operations::{claim, damage_template, pool, runners, wish};
-use super::runs::settle;
+use super::operations::{claim, damage_template, pool, request, runners};
+use super::runs::wait_until_idle;
 use crate::agent::Agent;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan};
 use mvm_model::lease::Purpose;
@@ -13,9 +13,9 @@ use mvm_model::{Actor, Recycle, WayUp};
 use std::sync::Arc;
 
 /// Claims an instance, and returns how it came up.
-async fn next_way(agent: &Arc<Agent>) -> Option<WayUp> {
+async fn next_way_up(agent: &Arc<Agent>) -> Option<WayUp> {
     let (instance, _) =
-        agent.work.leases.claim(&runners(), &wish(Purpose::Run)).await.expect("a claim");
+        agent.work.leases.claim(&runners(), &request(Purpose::Run)).await.expect("a claim");
     agent.work.leases.end(instance.id).await;
     instance.way_up
 }
@@ -23,9 +23,9 @@ async fn next_way(agent: &Arc<Agent>) -> Option<WayUp> {
 /// Returns how the next instance comes up while no template can be made. Otherwise the reconciler
 /// could have renewed the template before the claim's next try.
 async fn next_way_without_template(agent: &Arc<Agent>) -> Option<WayUp> {
-    let turn = agent.pools.template_maker.turn_of(&runners());
+    let turn = agent.pools.template_maker.lock_of(&runners());
     let _held = turn.lock().await;
-    next_way(agent).await
+    next_way_up(agent).await
 }
 
 async fn renewal(agent: &Arc<Agent>) -> Option<Renewal> {
@@ -33,14 +33,14 @@ async fn renewal(agent: &Arc<Agent>) -> Option<Renewal> {
 }
 
 /// Checks that the pool's template is renewed, and that view, event and metric say why.
-async fn told(agent: &Arc<Agent>, why: &str, times: u32) {
+async fn check_renewal(agent: &Arc<Agent>, why: &str, times: u32) {
     let renewed = renewal(agent).await.expect("told");
     assert!(renewed.done && renewed.reason.contains(why), "{renewed:?}");
     let events = agent.base.records.events_after(0).await.expect("events");
     let because = |reason: &Option<String>| reason.as_ref().is_some_and(|r| r.contains(why));
     let made = events.iter().filter(|event| event.cause == "template" && because(&event.reason));
     assert_eq!(made.count(), 1, "{events:?}");
-    let metrics = agent.views.metrics.tell(None).expect("metrics");
+    let metrics = agent.views.metrics.render(None).expect("metrics");
     let line = format!("mvm_templates_given_up_total{{tenant=\"ci\",pool=\"runners\"}} {times}");
     assert!(metrics.contains(&line), "{metrics}");
 }
@@ -53,16 +53,16 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
     let done = host.agent(async |agent| {
         pool(&agent, Recycle::Reset, None).await.expect("a pool");
         agent.pools.template_maker.ensure_of(&runners()).await.expect("a template");
-        assert_eq!(next_way(&agent).await, Some(WayUp::Cloned));
+        assert_eq!(next_way_up(&agent).await, Some(WayUp::Cloned));
         assert_eq!(renewal(&agent).await, None);
 
         damage_template(&agent).await;
         // The damaged template costs the first instance, the next one is booted, and then clones
         // work again.
         assert_eq!(next_way_without_template(&agent).await, Some(WayUp::Booted));
-        settle(&agent).await.expect("rest");
-        told(&agent, "it could not be loaded", 1).await;
-        assert_eq!(next_way(&agent).await, Some(WayUp::Cloned));
+        wait_until_idle(&agent).await.expect("rest");
+        check_renewal(&agent, "it could not be loaded", 1).await;
+        assert_eq!(next_way_up(&agent).await, Some(WayUp::Cloned));
 
         // Two clones that die in a row condemn the template; a single one between others does not.
         let dies = |plan: FaultPlan, number| plan.on(Call::Resume, number, Effect::Die);
@@ -70,35 +70,40 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
         claim(&agent).await.expect("the next one answers");
         host.machines().set_faults(dies(FaultPlan::none(), 1));
         claim(&agent).await.expect("the next one answers");
-        settle(&agent).await.expect("rest");
-        told(&agent, "it could not be loaded", 1).await;
+        wait_until_idle(&agent).await.expect("rest");
+        check_renewal(&agent, "it could not be loaded", 1).await;
         host.machines().set_faults(dies(dies(FaultPlan::none(), 1), 2));
         assert_eq!(next_way_without_template(&agent).await, Some(WayUp::Booted));
-        settle(&agent).await.expect("rest");
-        told(&agent, "one after the other", 2).await;
+        wait_until_idle(&agent).await.expect("rest");
+        check_renewal(&agent, "one after the other", 2).await;
         host.arm(None);
-        assert_eq!(next_way(&agent).await, Some(WayUp::Cloned));
-        settle(&agent).await.expect("rest");
+        assert_eq!(next_way_up(&agent).await, Some(WayUp::Cloned));
+        wait_until_idle(&agent).await.expect("rest");
         checks::faults(&agent, &host).await
     });
     assert_eq!(done.expect("an agent"), Vec::<String>::new());
     // A template that was given up is also renewed by the next agent.
     let noted = host.agent(async |agent| {
-        settle(&agent).await.expect("rest");
+        wait_until_idle(&agent).await.expect("rest");
         damage_template(&agent).await;
         host.machines().set_faults(FaultPlan::none().always(Call::Snapshot, Effect::Fail));
         let made = agent.lifecycle.transitions.create(&runners(), None).await.expect("an instance");
         let to = mvm_model::State::Running;
-        agent.lifecycle.instances.bring(made.id, to, &Actor::Agent).await.expect_err("damaged");
+        agent
+            .lifecycle
+            .instances
+            .transition_to(made.id, to, &Actor::Agent)
+            .await
+            .expect_err("damaged");
         agent.lifecycle.instances.destroy(made.id, &Actor::Force).await.expect("gone");
         renewal(&agent).await.is_some_and(|renewal| !renewal.done)
     });
     assert_eq!(noted, Some(true));
     host.arm(None);
     let renewed = host.agent(async |agent| {
-        settle(&agent).await.expect("rest");
+        wait_until_idle(&agent).await.expect("rest");
         assert!(renewal(&agent).await.expect("told").done);
-        next_way(&agent).await
+        next_way_up(&agent).await
     });
     host.disconnect();
     assert_eq!(renewed, Some(Some(WayUp::Cloned)));

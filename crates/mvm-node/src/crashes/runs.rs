@@ -1,7 +1,7 @@
 //! Runs one operation once: prepares it, injects the fault, waits for rest and checks.
 
 use super::checks;
-use super::host::{Course, Host, Strike};
+use super::host::{Course, Host, PointFault};
 use super::operations::Operation;
 use super::queue;
 use crate::Result;
@@ -25,14 +25,18 @@ pub const MARK: &str = "/mark";
 
 /// Runs the operation with the first fault, and injects the second into the next agent, from its
 /// start. Returns the points that both agents passed, or what went wrong.
-pub fn run(operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Course; 2]> {
+pub fn run(operation: &Operation, injected: [Option<PointFault>; 2]) -> Outcome<[Course; 2]> {
     let host = Host::new();
-    let outcome = on(&host, operation, strikes);
+    let outcome = on(&host, operation, injected);
     host.disconnect();
     outcome
 }
 
-fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Course; 2]> {
+fn on(
+    host: &Host,
+    operation: &Operation,
+    injected: [Option<PointFault>; 2],
+) -> Outcome<[Course; 2]> {
     host.arm(None);
     let mut before = None;
     // Kept outside the agents' lifetimes, which may end at any moment.
@@ -40,29 +44,29 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
     let mut courses = [Course::default(), Course::default()];
     let checked = host.agent(async |agent| {
         (operation.prepare)(agent.clone()).await.map_err(|error| format!("prepare: {error}"))?;
-        settle(&agent).await?;
+        wait_until_idle(&agent).await?;
         before = Some(agent.base.records.read(RecordSet::clone));
-        host.arm(strikes[0]);
+        host.arm(injected[0]);
         outcome = Some((operation.act)(agent.clone()).await);
-        settle(&agent).await?;
+        wait_until_idle(&agent).await?;
         courses[0] = host.course();
         host.arm(None);
-        let after = Aftermath { operation, strikes, agent: &agent, host };
+        let after = Aftermath { operation, injected, agent: &agent, host };
         after.check(before.as_ref(), outcome.as_ref()).await
     });
     checked.unwrap_or(Ok(()))?;
     // A killed agent has a successor. An agent that was not killed ends at rest, and also has one.
-    host.arm(strikes[1]);
+    host.arm(injected[1]);
     let checked = host.agent(async |agent| {
-        settle(&agent).await?;
+        wait_until_idle(&agent).await?;
         courses[1] = host.course();
         Ok::<_, String>(())
     });
     checked.unwrap_or(Ok(()))?;
     host.arm(None);
     let last = host.agent(async |agent| {
-        settle(&agent).await?;
-        let after = Aftermath { operation, strikes, agent: &agent, host };
+        wait_until_idle(&agent).await?;
+        let after = Aftermath { operation, injected, agent: &agent, host };
         after.check(before.as_ref(), outcome.as_ref()).await?;
         after.again().await
     });
@@ -71,17 +75,17 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
 }
 
 /// Waits until no operation is under way and none is due.
-pub async fn settle(agent: &Arc<Agent>) -> Outcome<()> {
+pub async fn wait_until_idle(agent: &Arc<Agent>) -> Outcome<()> {
     let began = Instant::now();
     let mut calm = 0;
     while calm < 3 {
-        let busy = unrest(agent).await;
+        let busy = unfinished_work(agent).await;
         calm = if busy.is_none() { calm + 1 } else { 0 };
         if let Some(why) = busy.filter(|_| began.elapsed() > PATIENCE) {
             return Err(format!("it does not come to rest: {why}"));
         }
         agent.base.wake.notify();
-        agent.steering.desired.kick();
+        agent.steering.desired.wake();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     agent.supplies.templates.collect().await;
@@ -89,7 +93,7 @@ pub async fn settle(agent: &Arc<Agent>) -> Outcome<()> {
 }
 
 /// Returns what is under way or due. Advances the clock over back-off.
-async fn unrest(agent: &Arc<Agent>) -> Option<String> {
+async fn unfinished_work(agent: &Arc<Agent>) -> Option<String> {
     let world = agent.base.records.read(RecordSet::clone);
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
@@ -99,7 +103,7 @@ async fn unrest(agent: &Arc<Agent>) -> Option<String> {
     {
         return Some(format!("its machine has ended, which is not recorded yet: {instance:?}"));
     }
-    if let Some(why) = queue::unrest(agent, &world).await {
+    if let Some(why) = queue::unfinished_work(agent, &world).await {
         return Some(why);
     }
     let overstayed = agent.lifecycle.lingering.overstayed().await;
@@ -114,7 +118,7 @@ async fn unrest(agent: &Arc<Agent>) -> Option<String> {
         return Some(format!("{instance:?}"));
     }
     if let Some(in_force) = &world.desired {
-        agent.steering.desired.hurry();
+        agent.steering.desired.forget_failures();
         return Some(format!(
             "a document: {:?}",
             agent.steering.desired.steps(&in_force.document, in_force.prune).await
@@ -140,7 +144,7 @@ async fn unrest(agent: &Arc<Agent>) -> Option<String> {
 
 struct Aftermath<'a> {
     operation: &'a Operation,
-    strikes: [Option<Strike>; 2],
+    injected: [Option<PointFault>; 2],
     agent: &'a Arc<Agent>,
     host: &'a Host,
 }
@@ -149,13 +153,13 @@ impl Aftermath<'_> {
     async fn check(&self, before: Option<&RecordSet>, outcome: Option<&Result<()>>) -> Outcome<()> {
         let mut faults = checks::faults(self.agent, self.host).await;
         let after = self.agent.base.records.read(RecordSet::clone);
-        if let (None, Some(Err(error))) = (self.strikes[0], outcome) {
+        if let (None, Some(Err(error))) = (self.injected[0], outcome) {
             faults.push(format!("it failed by itself: {error}"));
         }
         self.kept(before.ok_or("it was never prepared")?, &after, &mut faults);
         faults.extend(self.guests(&after).await);
         // A command that its guest keeps is resumed.
-        let gentle = self.strikes.iter().flatten().all(|strike| strike.kills());
+        let gentle = self.injected.iter().flatten().all(|fault| fault.kills());
         let lost = after.jobs.values().filter(|job| gentle && job.state == JobState::Lost);
         faults.extend(lost.map(|job| format!("lost: {job:?}")));
         match faults.is_empty() {
@@ -167,7 +171,7 @@ impl Aftermath<'_> {
     /// Checks that objects which the operation does not concern are as before, and that no kill has
     /// lost the objects that it does concern.
     fn kept(&self, before: &RecordSet, after: &RecordSet, faults: &mut Vec<String>) {
-        let gentle = self.strikes.iter().flatten().all(|strike| strike.kills());
+        let gentle = self.injected.iter().flatten().all(|fault| fault.kills());
         for instance in before.instances.values() {
             let may_go = (self.operation.may_go)(instance);
             let now = after.instances.get(&instance.id);
@@ -217,7 +221,7 @@ impl Aftermath<'_> {
     async fn again(&self) -> Outcome<()> {
         let Some(again) = &self.operation.again else { return Ok(()) };
         again(self.agent.clone()).await.map_err(|error| format!("again: {error}"))?;
-        settle(self.agent).await?;
+        wait_until_idle(self.agent).await?;
         let faults = checks::faults(self.agent, self.host).await;
         match faults.is_empty() {
             true => Ok(()),

@@ -7,7 +7,7 @@
 
 use super::host::Host;
 use super::operations::{self, Operation};
-use super::runs::{Outcome, settle};
+use super::runs::{Outcome, wait_until_idle};
 use super::{WORKERS, checks, host};
 use crate::agent::Agent;
 use crate::deadlines::haste;
@@ -27,14 +27,14 @@ const HANGS: Duration = Duration::from_secs(30);
 
 /// The cause that ends the wait for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+enum Ending {
     Deadline,
     Destroy,
 }
 
 /// The index of an operation, the round trip at which its guest falls silent, and what ends the
 /// wait.
-type Point = (usize, Option<(u64, By)>);
+type Point = (usize, Option<(u64, Ending)>);
 
 #[test]
 fn a_guest_that_falls_silent_at_any_round_trip_holds_nobody_up() {
@@ -56,7 +56,7 @@ fn a_guest_that_falls_silent_at_any_round_trip_holds_nobody_up() {
     let counted = sound(&chosen);
     let of = |(n, trips): &(usize, u64)| {
         let n = *n;
-        let by = [By::Deadline, By::Destroy];
+        let by = [Ending::Deadline, Ending::Destroy];
         (1..=*trips).flat_map(move |trip| by.map(|by| (n, Some((trip, by)))))
     };
     let points: Vec<Point> = counted.iter().flat_map(of).collect();
@@ -94,13 +94,13 @@ fn run(
     host: &Host,
     silence: &Silence,
     operation: &Operation,
-    point: Option<(u64, By)>,
+    point: Option<(u64, Ending)>,
 ) -> Outcome<u64> {
     let lived = host.agent(async |agent| {
         (operation.prepare)(agent.clone()).await.map_err(|error| format!("prepare: {error}"))?;
-        settle(&agent).await?;
+        wait_until_idle(&agent).await?;
         silence.arm(point.map(|(trip, _)| trip));
-        if point.is_some_and(|(_, by)| by == By::Deadline) {
+        if point.is_some_and(|(_, by)| by == Ending::Deadline) {
             // A job waits for a silent guest as long as its pool says, so the liveness probe must
             // have time to act.
             haste::make(if operation.name.contains("job") { HASTE_OF_JOBS } else { HASTE });
@@ -109,7 +109,7 @@ fn run(
         // The operation may fail, but it must end.
         let act = async { tokio::time::timeout(HANGS, act).await.map(drop) };
         match point {
-            Some((_, By::Destroy)) => {
+            Some((_, Ending::Destroy)) => {
                 let ended = tokio::sync::Notify::new();
                 let act = async { act.await.inspect(|()| ended.notify_one()) };
                 let destroy = async {
@@ -128,16 +128,16 @@ fn run(
         let trips = silence.trips();
         haste::make(1);
         silence.arm(None);
-        let destroys = point.is_some_and(|(_, by)| by == By::Destroy);
+        let destroys = point.is_some_and(|(_, by)| by == Ending::Destroy);
         if destroys && silence.struck().now_or_never().is_some() {
             // The silent machine was made when the operation was already over.
             destroy_all(&agent).await?;
         }
-        settle(&agent).await?;
-        sound(&agent, host).await?;
+        wait_until_idle(&agent).await?;
+        check_whole(&agent, host).await?;
         destroy_all(&agent).await?;
-        settle(&agent).await?;
-        sound(&agent, host).await?;
+        wait_until_idle(&agent).await?;
+        check_whole(&agent, host).await?;
         Ok(trips)
     });
     lived.unwrap_or_else(|| Err("the agent was killed".to_owned()))
@@ -159,7 +159,7 @@ async fn destroy_all(agent: &Arc<Agent>) -> Outcome<()> {
     Ok(())
 }
 
-async fn sound(agent: &Arc<Agent>, host: &Host) -> Outcome<()> {
+async fn check_whole(agent: &Arc<Agent>, host: &Host) -> Outcome<()> {
     let faults = checks::faults(agent, host).await;
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n    ")) }
 }

@@ -2,7 +2,7 @@
 //! are restored at once, and an event reports it.
 
 use super::host::{Host, own_network};
-use super::operations::{instance, pool, runners, wish};
+use super::operations::{instance, pool, request, runners};
 use crate::Result;
 use crate::agent::Agent;
 use crate::records::RecordSet;
@@ -53,11 +53,11 @@ fn nobody_gets_a_machine_whose_walls_are_gone() {
             agent.base.records.read(|world| world.instances.values().map(|i| i.id).collect());
         while let Some(id) = made.pop() {
             nft(FLUSH);
-            agent.lifecycle.instances.bring(id, State::Running, &Actor::Agent).await?;
+            agent.lifecycle.instances.transition_to(id, State::Running, &Actor::Agent).await?;
             assert_eq!(tables(), 2, "a machine runs without walls");
         }
         nft(FLUSH);
-        let (claimed, _) = agent.work.leases.claim(&runners(), &wish(Purpose::Run)).await?;
+        let (claimed, _) = agent.work.leases.claim(&runners(), &request(Purpose::Run)).await?;
         assert_eq!(tables(), 2, "a claim got a machine without walls");
         assert_eq!(claimed.state, State::Running);
         Ok(())
@@ -96,8 +96,8 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
         // Tables of other programs do not concern the agent.
         let times = agent.supplies.links.repairs.rules.get();
         nft("add table ip another");
-        agent.supplies.links.behind_walls().await?;
-        agent.lifecycle.link_keeper.keep().await;
+        agent.supplies.links.ensure_rules().await?;
+        agent.lifecycle.link_keeper.repair().await;
         assert_eq!(agent.supplies.links.repairs.rules.get(), times);
         watch.abort();
         Ok(())

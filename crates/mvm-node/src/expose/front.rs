@@ -68,7 +68,7 @@ impl Front {
     /// sleep for the front.
     pub async fn close(&self) {
         self.closed.send_replace(true);
-        self.seats.settled().await;
+        self.seats.wait_until_settled().await;
     }
 
     /// Serves until the front is closed. Without a listener, one is bound as soon as possible.
@@ -84,7 +84,7 @@ impl Front {
     async fn serve(self: &Arc<Self>, listener: Option<TcpListener>) {
         let listener = match listener {
             Some(listener) => listener,
-            None => self.bind_in_the_end().await,
+            None => self.bind_with_retries().await,
         };
         let Route { listen, pool, to } = &self.route;
         tracing::info!(%listen, %pool, to, "front open");
@@ -95,7 +95,7 @@ impl Front {
             tokio::select! {
                 taken = listener.accept() => match taken {
                     Ok((client, _)) => {
-                        connections.spawn(self.clone().carry(client));
+                        connections.spawn(self.clone().serve_connection(client));
                     }
                     Err(error) => {
                         tracing::warn!(%listen, "cannot take a connection: {error}");
@@ -103,12 +103,12 @@ impl Front {
                     }
                 },
                 Some(_) = connections.join_next() => {}
-                _ = period.tick() => self.tend().await,
+                _ = period.tick() => self.update_servers().await,
             }
         }
     }
 
-    async fn bind_in_the_end(&self) -> TcpListener {
+    async fn bind_with_retries(&self) -> TcpListener {
         loop {
             match bind(self.route.listen).await {
                 Ok(listener) => {
@@ -127,7 +127,7 @@ impl Front {
     }
 
     /// Serves one connection from its beginning to its end.
-    async fn carry(self: Arc<Self>, mut client: TcpStream) {
+    async fn serve_connection(self: Arc<Self>, mut client: TcpStream) {
         let began = Instant::now();
         let _ = client.set_nodelay(true);
         end_by_reset(&client, true);
@@ -174,16 +174,16 @@ impl Front {
     async fn wake(self: Arc<Self>) {
         let Route { listen, pool, .. } = &self.route;
         let woken = self.servers.wake_for(pool, *listen).await;
-        self.metrics.woken(pool, woken.is_ok());
+        self.metrics.count_wake(pool, woken.is_ok());
         if let Err(error) = &woken {
             tracing::warn!(%listen, %pool, "cannot wake: {error}");
         }
-        self.seats.woken(woken);
+        self.seats.note_wake(woken);
     }
 
     /// Runs once per period: ends idle instances, extends the leases of those that serve, and
     /// notices those that were taken away. The work goes on in tasks of its own.
-    async fn tend(self: &Arc<Self>) {
+    async fn update_servers(self: &Arc<Self>) {
         for id in self.seats.over() {
             let front = self.clone();
             tokio::spawn(async move {
@@ -196,7 +196,7 @@ impl Front {
         let due = self.servers.due(&self.route.pool, self.route.listen, &serving);
         due.lost.iter().for_each(|id| self.seats.lose(*id));
         let servers = self.servers.clone();
-        let _ = tokio::spawn(async move { servers.keep(due).await }).await;
+        let _ = tokio::spawn(async move { servers.apply(due).await }).await;
     }
 }
 

@@ -42,7 +42,7 @@ impl Metrics {
     }
 
     /// Counts an instance that was woken, or could not be.
-    pub fn woken(&self, pool: &PoolRef, worked: bool) {
+    pub fn count_wake(&self, pool: &PoolRef, worked: bool) {
         let mut labels = of_pool(pool);
         labels.push(("outcome", if worked { "ok" } else { "failed" }.to_owned()));
         self.wakes.get_or_create(&labels).inc();

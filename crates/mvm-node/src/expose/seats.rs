@@ -43,7 +43,7 @@ impl Seats {
     }
 
     /// Waits until no instance is being woken or ended.
-    pub async fn settled(&self) {
+    pub async fn wait_until_settled(&self) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -92,7 +92,7 @@ impl Seats {
     }
 
     /// Notes that an instance was woken, or could not be.
-    pub fn woken(&self, woken: Result<InstanceId>) {
+    pub fn note_wake(&self, woken: Result<InstanceId>) {
         match woken {
             Ok(id) => locked(&self.decisions).woken(id, self.clock.now()),
             Err(error) => {

@@ -77,9 +77,9 @@ impl Servers {
     /// Brings an instance to `running` for a front, and leases it.
     pub async fn wake_for(&self, pool: &PoolRef, listen: SocketAddr) -> Result<InstanceId> {
         let holder = format!("expose:{listen}");
-        let wish = LeaseRequest { holder, purpose: Purpose::Expose, lease_s: Some(LEASE_S) };
+        let request = LeaseRequest { holder, purpose: Purpose::Expose, lease_s: Some(LEASE_S) };
         let woken = async {
-            let (woken, _) = self.leases.acquire(pool, &wish, &NextServer(listen), None).await?;
+            let (woken, _) = self.leases.acquire(pool, &request, &NextServer(listen), None).await?;
             Ok(woken.id)
         };
         self.auditor.as_agent("expose.wake", Some(&pool.tenant), pool, None, woken).await
@@ -118,7 +118,7 @@ impl Servers {
     }
 
     /// Carries out the changes.
-    pub async fn keep(&self, due: Due) {
+    pub async fn apply(&self, due: Due) {
         if let Err(error) = self.extend_held(&due.leases).await {
             tracing::warn!("cannot extend leases: {error}");
         }

@@ -29,7 +29,7 @@ async fn lease(agent: &Agent, id: LeaseId) -> Option<Lease> {
 }
 
 /// Returns whether the lease outlasts a check of all leases.
-async fn goes_on(agent: &Arc<Agent>, id: LeaseId) -> bool {
+async fn outlasts_a_check(agent: &Arc<Agent>, id: LeaseId) -> bool {
     agent.work.leases.expire().await;
     lease(agent, id).await.is_some_and(|lease| !agent.work.holders.is_due(&lease))
 }
@@ -67,7 +67,7 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
         for _ in 0..20 {
             agent.advance(RENEW_MS * 2);
             let gone = agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
-            assert!(gone.is_empty() && goes_on(&agent, CLAIM).await);
+            assert!(gone.is_empty() && outlasts_a_check(&agent, CLAIM).await);
         }
         // Another leader comes, which the client has not reached yet.
         agent.advance(HOLD_MS - 1000);
@@ -75,7 +75,7 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
         assert_eq!(held[0].id, CLAIM);
         agent.steering.fleet.renew(&renewed(1)).await.expect_err("it leads no more");
         agent.advance(HOLD_MS - 1000);
-        assert!(goes_on(&agent, CLAIM).await);
+        assert!(outlasts_a_check(&agent, CLAIM).await);
         // No holder renews the lease any more.
         agent.advance(1000);
         gone(&agent, CLAIM).await;
@@ -109,7 +109,7 @@ fn an_open_session_holds_a_claim_without_any_leader() {
         let session = agent.base.slots.of(claimed.reference.id).session();
         for _ in 0..50 {
             agent.advance(HOLD_MS - 1000);
-            assert!(goes_on(&agent, CLAIM).await);
+            assert!(outlasts_a_check(&agent, CLAIM).await);
         }
         drop(session);
         agent.advance(HOLD_MS);
@@ -126,7 +126,7 @@ fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
             agent.steering.fleet.claim(&CLAIM.to_string(), wanted).await.expect("a claim");
         let _session = agent.base.slots.of(claimed.reference.id).session();
         agent.advance(99_000);
-        assert!(goes_on(&agent, CLAIM).await);
+        assert!(outlasts_a_check(&agent, CLAIM).await);
         agent.advance(1000);
         gone(&agent, CLAIM).await;
     });
@@ -137,12 +137,12 @@ fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
 fn the_connection_of_a_claim_on_a_node_holds_it() {
     let host = on_host(async |agent| {
         let (holder, purpose) = ("uid:0".to_owned(), Purpose::Run);
-        let wish = crate::lease_request::LeaseRequest { holder, purpose, lease_s: None };
-        let (instance, _) = agent.work.leases.claim(&runners(), &wish).await.expect("a claim");
+        let request = crate::lease_request::LeaseRequest { holder, purpose, lease_s: None };
+        let (instance, _) = agent.work.leases.claim(&runners(), &request).await.expect("a claim");
         let id = instance.lease.expect("a lease").id;
         let connection = agent.work.holders.hold(id);
         agent.advance(100 * HOLD_MS);
-        assert!(goes_on(&agent, id).await);
+        assert!(outlasts_a_check(&agent, id).await);
         drop(connection);
         agent.advance(HOLD_MS);
         gone(&agent, id).await;
@@ -160,12 +160,12 @@ fn an_agent_that_is_replaced_costs_a_claim_nothing() {
         agent.advance(10 * HOLD_MS);
     });
     host.agent(async |agent| {
-        assert!(goes_on(&agent, CLAIM).await, "its leader has the time to come");
+        assert!(outlasts_a_check(&agent, CLAIM).await, "its leader has the time to come");
         agent.advance(HOLD_MS - 1000);
         agent.steering.fleet.led(&leader(1)).await.expect("led");
         agent.advance(RENEW_MS);
         agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
-        assert!(goes_on(&agent, CLAIM).await);
+        assert!(outlasts_a_check(&agent, CLAIM).await);
         agent.advance(HOLD_MS);
         gone(&agent, CLAIM).await;
     })

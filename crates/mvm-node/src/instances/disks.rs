@@ -87,7 +87,7 @@ impl Disks {
         }
         self.caches.ensure(instance).await?;
         self.ensure_window(instance, &files)?;
-        give_to(&files, instance, uid)
+        set_owner(&files, instance, uid)
     }
 
     /// Makes the window of a machine that is about to boot, if the machine can have one more
@@ -129,7 +129,7 @@ impl Disks {
                 true => make_window(&to.window())?,
                 false => remove_file(&to.window())?,
             }
-            give_to(&to, &owner, uid)
+            set_owner(&to, &owner, uid)
         };
         blocking(copy).await
     }
@@ -156,7 +156,7 @@ pub(crate) fn remove_caches(instance: &Instance, files: &Files) -> Result<()> {
 }
 
 /// Makes the user of the confined hypervisor the owner of the files that its machine writes.
-fn give_to(files: &Files, instance: &Instance, uid: u32) -> Result<()> {
+fn set_owner(files: &Files, instance: &Instance, uid: u32) -> Result<()> {
     let mut own = vec![files.vm(), files.scratch(), files.data(), files.memory(), files.window()];
     own.extend((0..instance.caches.len()).map(|index| files.cache(index)));
     for path in own.iter().filter(|path| path.exists()) {

@@ -152,7 +152,7 @@ impl Follower {
                     tracing::warn!(instance = %self.id, "cannot go on: {error}");
                 }
             }
-            Step::Fail => self.give_up(cause, halt, facts.paused_for).await,
+            Step::Fail => self.fail(cause, halt, facts.paused_for).await,
         }
         Some(POLL)
     }
@@ -232,7 +232,7 @@ impl Follower {
     }
 
     /// Fails an instance that cannot go on or has waited too long, and ends its machine.
-    async fn give_up(&self, cause: Cause, halt: &Halt, paused_for: Duration) {
+    async fn fail(&self, cause: Cause, halt: &Halt, paused_for: Duration) {
         let reason = match cause {
             Cause::NoSpace => {
                 format!("no_space: it was paused for {} s: {halt}", paused_for.as_secs())
@@ -255,7 +255,7 @@ impl Follower {
         }
         // Noted before the machine ends, since its end also ends the jobs and sessions in it, which
         // report this reason.
-        slot.note_given_up(reason.clone());
+        slot.note_failure_reason(reason.clone());
         if let Err(error) = watch.transitions.set_failed(id, &reason).await {
             tracing::error!(instance = %id, "cannot record that it failed: {error}");
             watch.slots.need_check(id);

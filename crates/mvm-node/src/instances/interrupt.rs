@@ -92,12 +92,12 @@ mod tests {
         MachineError::BeingDestroyed(InstanceId::from_number(number)).into()
     }
 
-    fn told<T>(outcome: Result<T>) -> std::result::Result<T, String> {
+    fn message_of<T>(outcome: Result<T>) -> std::result::Result<T, String> {
         outcome.map_err(|error| error.to_string())
     }
 
     async fn wait(waits: &Waits) -> std::result::Result<(), String> {
-        told(waits.guest(STATS, std::future::pending()).await)
+        message_of(waits.guest(STATS, std::future::pending()).await)
     }
 
     #[tokio::test]
@@ -119,6 +119,6 @@ mod tests {
         assert_eq!(wait(&waits).await, Err(why(2).to_string()));
         drop(second);
         assert!(waits.interrupted().is_none());
-        assert_eq!(told(waits.guest(STATS, async { Ok(7) }).await), Ok(7));
+        assert_eq!(message_of(waits.guest(STATS, async { Ok(7) }).await), Ok(7));
     }
 }

@@ -71,7 +71,7 @@ impl Instances {
     /// Brings an instance to the state `to` from any state, through `running` where necessary, on
     /// behalf of `by`. At every step, an action that the lease forbids is refused before it has an
     /// effect. Returns the state that the instance came from.
-    pub async fn bring(&self, id: InstanceId, to: State, by: &Actor) -> Result<State> {
+    pub async fn transition_to(&self, id: InstanceId, to: State, by: &Actor) -> Result<State> {
         if to == State::Destroyed {
             let from = self.records.read(|world| world.by_id(id).map(|i| i.state))?;
             return self.destroy(id, by).await.map(|()| from);
@@ -102,18 +102,18 @@ impl Instances {
         let template = matches!((from, to), (State::Created, State::Sleeping))
             && self.templates.for_instance(id).await?.is_some();
         let way = route(from, to, Facts { dormant, template })?;
-        let rises = |from, to| {
+        let comes_up = |from, to| {
             matches!((from, to), (State::Warm | State::Sleeping, State::Running | State::Warm))
         };
-        if from != to && rises(from, to) {
+        if from != to && comes_up(from, to) {
             // On a full disk the machine could not go on, so the instance stays in its state.
             self.machines.check_space()?;
         }
         if matches!(to, State::Running | State::Warm) {
-            self.machines.links().behind_walls().await?;
+            self.machines.links().ensure_rules().await?;
         }
         for step in way {
-            self.take(step, live, id, by).await?;
+            self.perform_step(step, live, id, by).await?;
         }
         if from != to {
             self.records.events().moved(from, to, began.elapsed());
@@ -122,7 +122,13 @@ impl Instances {
     }
 
     /// Carries out one step of the route.
-    async fn take(&self, step: Step, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
+    async fn perform_step(
+        &self,
+        step: Step,
+        live: &mut Live,
+        id: InstanceId,
+        by: &Actor,
+    ) -> Result<()> {
         match step {
             Step::Stay(state) => self.transitions.stay(id, state, by).await,
             Step::Resume => operation("resume", id, self.resume(live, id, by)).await,
@@ -157,14 +163,14 @@ impl Instances {
     async fn boot(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let template = self.templates.for_instance(id).await?;
         let kind = if template.is_some() { "clone" } else { "boot" };
-        let bring_up = async {
-            let outcome = self.bring_up(live, id, State::Running, template, by).await;
+        let start = async {
+            let outcome = self.clone_or_boot(live, id, State::Running, template, by).await;
             self.transitions.conclude(id, live.processor(), outcome).await
         };
-        operation(kind, id, bring_up).await
+        operation(kind, id, start).await
     }
 
-    async fn bring_up(
+    async fn clone_or_boot(
         &self,
         live: &mut Live,
         id: InstanceId,
@@ -179,7 +185,7 @@ impl Instances {
         match template {
             Some(template) => {
                 let outcome = self.machines.clone_of(live, &tenant, &instance, &template).await;
-                self.templates.judge(&instance.pool, &template, &outcome).await;
+                self.templates.note_clone_end(&instance.pool, &template, &outcome).await;
                 outcome
             }
             None => {
@@ -195,7 +201,9 @@ impl Instances {
     /// Makes a new instance a sleeper that has nothing of its own: a wake clones it from the
     /// template.
     async fn park_as_clone(&self, id: InstanceId, by: &Actor) -> Result<()> {
-        self.transitions.pass(id, State::Sleeping, by, |instance| instance.dormant = true).await
+        self.transitions
+            .record_transition(id, State::Sleeping, by, |instance| instance.dormant = true)
+            .await
     }
 
     /// Brings a sleeper that has never run to running or warm. On an error, the instance remains
@@ -209,7 +217,7 @@ impl Instances {
     ) -> Result<()> {
         let template = self.templates.for_instance(id).await?;
         let outcome = async {
-            self.bring_up(live, id, to, template, by).await?;
+            self.clone_or_boot(live, id, to, template, by).await?;
             if to == State::Warm {
                 live.machine()?.pause().await?;
             }
@@ -233,8 +241,10 @@ impl Instances {
     /// round trip.
     async fn resume(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let machine = live.machine()?;
-        self.transitions.pass(id, State::Running, by, |i| i.way_up = Some(WayUp::Warm)).await?;
-        self.let_run(live, id, &machine).await
+        self.transitions
+            .record_transition(id, State::Running, by, |i| i.way_up = Some(WayUp::Warm))
+            .await?;
+        self.perform_resume(live, id, &machine).await
     }
 
     /// Brings a running instance to warm.
@@ -245,7 +255,7 @@ impl Instances {
         self.records.read(|world| admit(world, id, State::Warm, by).map(|_| ()))?;
         machine.pause().await?;
         // No intent was recorded, so the machine may have been leased in the meantime.
-        let outcome = self.transitions.pass(id, State::Warm, by, |_| {}).await;
+        let outcome = self.transitions.record_transition(id, State::Warm, by, |_| {}).await;
         if outcome.is_err() {
             machine.resume().await?;
         }
@@ -263,7 +273,7 @@ impl Instances {
                 .begin_with(id, State::Sleeping, by, |instance| instance.dormant = true)
                 .await?;
             live.kill().await?;
-            return self.transitions.arrive(id, State::Sleeping, by).await;
+            return self.transitions.complete(id, State::Sleeping, by).await;
         }
         // A machine that could not be woken here is not put to sleep.
         machine.check_restorable()?;
@@ -289,8 +299,8 @@ impl Instances {
             return Err(error);
         }
         // From here on, the snapshot is the machine's state: the end of the process loses nothing.
-        self.lingering.keep(live, &instance).await?;
-        self.transitions.arrive(id, State::Sleeping, by).await
+        self.lingering.retain_process(live, &instance).await?;
+        self.transitions.complete(id, State::Sleeping, by).await
     }
 
     /// Brings an instance to stopped. The guest shuts itself down, so that its disks are
@@ -300,7 +310,7 @@ impl Instances {
             self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
         match state {
             State::Sleeping if dormant => {
-                return self.transitions.pass(id, State::Stopped, by, |_| {}).await;
+                return self.transitions.record_transition(id, State::Stopped, by, |_| {}).await;
             }
             State::Sleeping => self.wake(live, id, State::Running, by).await?,
             State::Warm => self.resume(live, id, by).await?,
@@ -319,6 +329,6 @@ impl Instances {
         }
         live.kill().await?;
         remove_file(&self.machines.files(id).memory())?;
-        self.transitions.arrive(id, State::Stopped, by).await
+        self.transitions.complete(id, State::Stopped, by).await
     }
 }

@@ -51,7 +51,7 @@ impl Lingering {
     }
 
     /// Keeps the process of a machine whose snapshot is complete for a while, or ends it.
-    pub(crate) async fn keep(&self, live: &mut Live, instance: &Instance) -> Result<()> {
+    pub(crate) async fn retain_process(&self, live: &mut Live, instance: &Instance) -> Result<()> {
         let policy =
             self.records.read(|world| world.pool(&instance.pool).map(|pool| pool.runtime_policy));
         // A clone's process would hold all of the clone's private memory, and a template's files

@@ -52,7 +52,7 @@ impl LinkKeeper {
             let failed = match self.links.network().watch() {
                 Ok(mut watch) => loop {
                     // The first call repairs the changes that came before the subscription.
-                    self.keep().await;
+                    self.repair().await;
                     if let Err(error) = watch.changed().await {
                         break error;
                     }
@@ -65,16 +65,16 @@ impl LinkKeeper {
     }
 
     /// Brings rules and links in line with records, host and kernel.
-    pub async fn keep(self: &Arc<Self>) {
-        for id in self.links.keep().await {
+    pub async fn repair(self: &Arc<Self>) {
+        for id in self.links.repair_all().await {
             let keeper = self.clone();
-            tokio::spawn(async move { keeper.unplugged(id).await });
+            tokio::spawn(async move { keeper.fail_lost_tap(id).await });
         }
     }
 
     /// Fails a machine whose tap is gone, since its process cannot get a network any more. The
     /// reconciler replaces a spare; any other instance can be started again.
-    async fn unplugged(&self, id: InstanceId) {
+    async fn fail_lost_tap(&self, id: InstanceId) {
         let slot = self.slots.of(id);
         // If the gate is held, the operation makes the tap or ends the machine; otherwise the next
         // pass looks.
@@ -89,7 +89,7 @@ impl LinkKeeper {
         self.taps_lost.inc();
         slot.note_end(why.clone());
         // The returned error is the reason itself.
-        let _ = self.transitions.give_up(&mut live, id, why.into()).await;
+        let _ = self.transitions.fail(&mut live, id, why.into()).await;
         self.wake.notify();
     }
 }

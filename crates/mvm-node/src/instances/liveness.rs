@@ -129,7 +129,7 @@ pub async fn run(guests: Arc<Guests>) {
         let running = running(&guests).await;
         guests.forget_all_but(&running);
         for instance in running {
-            look(&guests, instance);
+            probe(&guests, instance);
         }
     }
 }
@@ -145,7 +145,7 @@ async fn running(guests: &Guests) -> Vec<Running> {
     })
 }
 
-fn look(guests: &Arc<Guests>, instance: Running) {
+fn probe(guests: &Arc<Guests>, instance: Running) {
     let slot = guests.slots.of(instance.id);
     let mut held = false;
     let mut channel = None;
@@ -180,7 +180,7 @@ fn look(guests: &Arc<Guests>, instance: Running) {
             let guests = guests.clone();
             tokio::spawn(async move {
                 let id = instance.id;
-                if let Err(error) = give_up(&guests, instance).await {
+                if let Err(error) = fail_silent(&guests, instance).await {
                     tracing::warn!(instance = %id, "{error}");
                 }
             });
@@ -201,7 +201,7 @@ fn connect(guests: &Arc<Guests>, id: InstanceId) {
 }
 
 /// Ends the machine of a dead guest.
-async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
+async fn fail_silent(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     let Running { id, pool, timeout_s } = instance;
     let slot = guests.slots.of(id);
     let why = Arc::new(Error::from(MachineError::Silent { seconds: timeout_s }));
@@ -219,7 +219,7 @@ async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     }
     guests.silent.get_or_create(&of_pool(&pool)).inc();
     slot.note_end(why.clone());
-    let ended = guests.transitions.give_up(&mut live, id, why.into()).await;
+    let ended = guests.transitions.fail(&mut live, id, why.into()).await;
     drop((live, interrupt));
     guests.forget(id);
     guests.wake.notify();

@@ -1,7 +1,7 @@
 //! Makes machines: from a record to a machine whose guest is ready.
 
 use super::disks::{Disks, remove_caches};
-use super::halted::held_back;
+use super::halted::no_space_error;
 use super::slot::{Live, died, wall_clock_ns};
 use super::snapshot;
 use super::watch::MachineWatch;
@@ -197,7 +197,7 @@ impl Machines {
         let restored = hypervisor.restore(&spec, &snapshot, RestoreMemory::Clone, &record).await;
         let machine = restored?;
         if let Err(error) = machine.resume().await {
-            self.kill_newborn(live, machine).await;
+            self.kill_unready(live, machine).await;
             return Err(error.into());
         }
         self.make_ready(live, tenant, instance, machine, deadlines::CLONE, true).await
@@ -268,7 +268,7 @@ impl Machines {
                 Ok(())
             }
             Err(error) => {
-                let why = match held_back(&machine) {
+                let why = match no_space_error(&machine) {
                     Some(held) if !fresh => {
                         // The machine has memory of its own, and goes on when there is disk space.
                         self.watch(instance.id, machine.clone());
@@ -277,7 +277,7 @@ impl Machines {
                     }
                     held => held.unwrap_or(error),
                 };
-                self.kill_newborn(live, machine).await;
+                self.kill_unready(live, machine).await;
                 let console =
                     format!("see its console: mvm instance logs {}", instance.reference());
                 Err(why.with_hint(console))
@@ -286,7 +286,7 @@ impl Machines {
     }
 
     /// Ends a machine whose start has failed. If that fails too, the machine remains in its slot.
-    async fn kill_newborn(&self, live: &mut Live, machine: Arc<dyn Machine>) {
+    async fn kill_unready(&self, live: &mut Live, machine: Arc<dyn Machine>) {
         let id = machine.process().marker;
         live.machine = Some(machine);
         if let Err(error) = live.kill().await {

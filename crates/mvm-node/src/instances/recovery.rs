@@ -57,7 +57,7 @@ impl Recovery {
             let process = processes.remove(&instance.id);
             let slot = self.slots.of(instance.id);
             let mut live = slot.gate.lock().await;
-            if let Err(error) = self.settle(instance, process, &mut live).await {
+            if let Err(error) = self.bring_in_line(instance, process, &mut live).await {
                 tracing::error!(instance = %instance.reference(), "cannot recover: {error}");
                 self.transitions.set_failed(instance.id, &error.to_string()).await?;
             }
@@ -92,7 +92,7 @@ impl Recovery {
             let whole = live.machine.is_some() == instance.state.has_process();
             if !whole || instance.is_busy() {
                 let process = self.machines.processes()?.remove(&id);
-                self.settle(&instance, process, live).await?;
+                self.bring_in_line(&instance, process, live).await?;
             }
         }
         self.slots.checked(id);
@@ -133,7 +133,7 @@ impl Recovery {
         Ok(())
     }
 
-    async fn settle(
+    async fn bring_in_line(
         &self,
         instance: &Instance,
         process: Option<ProcessIdentity>,
@@ -162,7 +162,7 @@ impl Recovery {
                     Err(error) if files.resuming().exists() => {
                         tracing::warn!(instance = %instance.reference(), "not resumed: {error}");
                         self.end_at_once(process, live).await?;
-                        Box::pin(self.settle(instance, None, live)).await
+                        Box::pin(self.bring_in_line(instance, None, live)).await
                     }
                     Err(Error::Machine(ended @ MachineError::EndedAtStart)) => {
                         self.transitions.set_failed(instance.id, &ended.to_string()).await

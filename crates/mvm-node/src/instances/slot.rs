@@ -101,16 +101,16 @@ pub struct Slot {
     /// Why the agent itself has ended the machine.
     end: Lock<Option<Arc<Error>>>,
     /// Why the machine was ended, if it was paused and could not go on.
-    given_up: Lock<Option<String>>,
+    failure_reason: Lock<Option<String>>,
 }
 
 impl Default for Slot {
     fn default() -> Self {
         let live = Live::default();
         let waits = live.waits.clone();
-        let (end, given_up) = (Lock::default(), Lock::default());
+        let (end, failure_reason) = (Lock::default(), Lock::default());
         let gate = Arc::new(Mutex::new(live));
-        Slot { gate, waits, sessions: AtomicUsize::new(0), end, given_up }
+        Slot { gate, waits, sessions: AtomicUsize::new(0), end, failure_reason }
     }
 }
 
@@ -127,13 +127,13 @@ impl Slot {
     }
 
     /// Notes that the machine is about to be ended because it was paused and cannot go on.
-    pub(crate) fn note_given_up(&self, why: String) {
-        *locked(&self.given_up) = Some(why);
+    pub(crate) fn note_failure_reason(&self, why: String) {
+        *locked(&self.failure_reason) = Some(why);
     }
 
     /// Returns why the machine was ended, if it was paused and could not go on.
-    pub(crate) fn given_up(&self) -> Option<String> {
-        locked(&self.given_up).clone()
+    pub(crate) fn failure_reason(&self) -> Option<String> {
+        locked(&self.failure_reason).clone()
     }
 
     /// Returns the number of open streams (exec, SSH and copies).

@@ -114,12 +114,7 @@ impl Transitions {
     }
 
     /// Ends a machine that cannot be saved, and records why.
-    pub(crate) async fn give_up(
-        &self,
-        live: &mut Live,
-        id: InstanceId,
-        error: Error,
-    ) -> Result<()> {
+    pub(crate) async fn fail(&self, live: &mut Live, id: InstanceId, error: Error) -> Result<()> {
         if let Err(second) = live.kill().await {
             tracing::error!(instance = %id, "cannot end a machine: {second}");
         }
@@ -128,7 +123,7 @@ impl Transitions {
     }
 
     /// Checks and writes a transition that changes nothing but the record.
-    pub(super) async fn pass(
+    pub(super) async fn record_transition(
         &self,
         id: InstanceId,
         to: State,
@@ -139,7 +134,7 @@ impl Transitions {
             .change(|world, changes| {
                 let mut instance = admit(world, id, to, by)?.clone();
                 also(&mut instance);
-                put_aside(&mut instance, to, by);
+                release_manual_lease(&mut instance, to, by);
                 reached(&mut instance, to, self.records.clock().now());
                 changes.put_instance(instance);
                 Ok(())
@@ -148,10 +143,10 @@ impl Transitions {
     }
 
     /// Writes the outcome of a transition on behalf of `by`.
-    pub(super) async fn arrive(&self, id: InstanceId, to: State, by: &Actor) -> Result<()> {
+    pub(super) async fn complete(&self, id: InstanceId, to: State, by: &Actor) -> Result<()> {
         self.records
             .update(id, |instance| {
-                put_aside(instance, to, by);
+                release_manual_lease(instance, to, by);
                 reached(instance, to, self.records.clock().now());
             })
             .await
@@ -169,7 +164,7 @@ impl Transitions {
         self.records
             .update(id, |instance| {
                 up(instance);
-                put_aside(instance, to, by);
+                release_manual_lease(instance, to, by);
                 reached(instance, to, self.records.clock().now());
             })
             .await
@@ -182,7 +177,7 @@ impl Transitions {
                 let mut instance = world.by_id(id)?.clone();
                 by.check(&instance)?;
                 if by.gives_up(&instance, to) {
-                    put_aside(&mut instance, to, by);
+                    release_manual_lease(&mut instance, to, by);
                     changes.put_instance(instance);
                 }
                 Ok(())
@@ -222,7 +217,7 @@ pub(super) fn reached(instance: &mut Instance, to: State, now: Millis) {
 }
 
 /// Ends a manual lease if the transition makes it unnecessary.
-fn put_aside(instance: &mut Instance, to: State, by: &Actor) {
+fn release_manual_lease(instance: &mut Instance, to: State, by: &Actor) {
     if by.gives_up(instance, to) {
         instance.lease = None;
     }

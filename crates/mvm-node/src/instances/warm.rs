@@ -5,7 +5,7 @@
 //! between leaves a record that says `running` and a machine that is paused: recovery resumes it,
 //! as after any other resume.
 
-use super::halted::held_back;
+use super::halted::no_space_error;
 use super::lifecycle::Instances;
 use super::slot::{Live, Slot};
 use super::transitions::reached;
@@ -36,7 +36,8 @@ impl HeldWarm {
     /// Resumes the instance, whose record already says that it runs.
     pub(crate) async fn resume(self, instances: &Instances) -> Result<()> {
         let HeldWarm { id, began, slot, mut live, machine } = self;
-        let outcome = operation("resume", id, instances.let_run(&mut live, id, &machine)).await;
+        let outcome =
+            operation("resume", id, instances.perform_resume(&mut live, id, &machine)).await;
         instances.recovery.note_failure(id, &outcome);
         if outcome.is_ok() {
             instances.records.events().moved(State::Warm, State::Running, began.elapsed());
@@ -49,12 +50,13 @@ impl Instances {
     /// Returns whether warm instances may be resumed now: there is disk space, and the firewall is
     /// in place.
     pub(crate) async fn may_resume(&self) -> bool {
-        self.machines.check_space().is_ok() && self.machines.links().behind_walls().await.is_ok()
+        self.machines.check_space().is_ok() && self.machines.links().ensure_rules().await.is_ok()
     }
 
     /// Holds the gate of a warm instance, so that the instance can be resumed as soon as its record
     /// says that it runs. Returns `None` if the gate is held already, or if the record must first
-    /// be compared with the machine: then [`Instances::bring`] resumes the instance like any other.
+    /// be compared with the machine: then [`Instances::transition_to`] resumes the instance like any
+    /// other.
     pub(crate) fn hold_warm(&self, instance: &Instance) -> Option<HeldWarm> {
         let (id, began) = (instance.id, Instant::now());
         if instance.state != State::Warm || instance.intent.is_some() {
@@ -68,7 +70,7 @@ impl Instances {
     }
 
     /// Carries out a resume that is recorded: one hypervisor call, and one guest round trip.
-    pub(super) async fn let_run(
+    pub(super) async fn perform_resume(
         &self,
         live: &mut Live,
         id: InstanceId,
@@ -80,10 +82,10 @@ impl Instances {
         };
         match outcome.await {
             Ok(()) => Ok(()),
-            Err(error) => match held_back(machine) {
+            Err(error) => match no_space_error(machine) {
                 // The machine runs, as its record says, as soon as there is disk space.
                 Some(held) => Err(held),
-                None => self.transitions.give_up(live, id, error).await,
+                None => self.transitions.fail(live, id, error).await,
             },
         }
     }

@@ -57,7 +57,7 @@ impl Printer {
 
     /// Never returns once the agent is stopping. The runtime then refuses writes, and output that
     /// was not written must not be acknowledged, or the guest would drop it.
-    async fn unless_stopping(&self) {
+    async fn hang_if_stopping(&self) {
         if *self.stopping.borrow() {
             std::future::pending().await
         }
@@ -81,7 +81,7 @@ impl Printer {
 
     /// Writes a piece to the log, and passes it on to the client, if one is attached.
     async fn print(&mut self, piece: Frame) {
-        self.unless_stopping().await;
+        self.hang_if_stopping().await;
         let client = {
             // A client that attaches at this moment reads this piece either from the log or from
             // its channel, not from both.
@@ -89,7 +89,7 @@ impl Printer {
             if let Some(to) = &mut self.log
                 && let Err(error) = to.write(&piece).await
             {
-                self.unless_stopping().await;
+                self.hang_if_stopping().await;
                 // The command runs on without its log.
                 tracing::warn!("a job's log ends here: {error}");
                 self.cut = Some(format!("its log is cut short: {}", error.detail()));
@@ -105,14 +105,14 @@ impl Printer {
     }
 
     /// Prints a line of mvm's own.
-    pub(super) async fn say(&mut self, words: &str) {
+    pub(super) async fn print_line(&mut self, words: &str) {
         self.print(super::log::line(words)).await;
     }
 
     /// Prints, after the program's output, which files could not be copied as they were.
-    pub(super) async fn tell(&mut self, notes: &Notes) {
+    pub(super) async fn print_notes(&mut self, notes: &Notes) {
         for line in notes.lines() {
-            self.say(&line).await;
+            self.print_line(&line).await;
         }
         if !notes.is_empty() {
             // This marks the offset, so that a resumed run does not count these lines as the
@@ -128,13 +128,14 @@ impl Printer {
 
     /// Notes that the guest continues the output at byte `from`, and prints how many bytes are
     /// missing.
-    async fn goes_on(&mut self, from: u64) {
+    async fn note_gap(&mut self, from: u64) {
         if from <= self.offset {
             return;
         }
         let full = self.log.as_ref().is_none_or(Log::is_full);
         if !full {
-            self.say(&format!("{} bytes of output are missing here", from - self.offset)).await;
+            self.print_line(&format!("{} bytes of output are missing here", from - self.offset))
+                .await;
             self.print(Frame::Ack(from)).await;
         }
         self.offset = from;
@@ -142,14 +143,14 @@ impl Printer {
 }
 
 /// How following a program has ended.
-enum Followed {
+enum FollowEnd {
     Over(Outcome),
     /// The channel broke. The program may still run.
     Broke(String),
 }
 
 /// A message to a program.
-enum Said {
+enum ProgramMessage {
     Signal(i32),
     End,
 }
@@ -178,16 +179,16 @@ impl Runner {
                 Ok(Err(error)) => error.to_string(),
                 Ok(Ok(program)) => {
                     if let Some(kept) = &program.kept {
-                        printer.goes_on(kept.from).await;
+                        printer.note_gap(kept.from).await;
                     }
                     let before = printer.offset;
                     match self.watch(program, printer).await {
-                        Followed::Over(outcome) => return outcome,
-                        Followed::Broke(_) if printer.offset > before => {
+                        FollowEnd::Over(outcome) => return outcome,
+                        FollowEnd::Broke(_) if printer.offset > before => {
                             tries = 0;
                             "the guest channel broke".to_owned()
                         }
-                        Followed::Broke(why) => why,
+                        FollowEnd::Broke(why) => why,
                     }
                 }
             };
@@ -225,42 +226,42 @@ impl Runner {
         loop {
             match self.hold_on("its guest was looked for", connect(&dispatcher, id)).await? {
                 Ok(found) => return Ok(Ok(found)),
-                Err(Gone::Machine(why)) => return Ok(Err(why)),
-                Err(Gone::Silent(error)) if Instant::now() > until => {
+                Err(Unreachable::Machine(why)) => return Ok(Err(why)),
+                Err(Unreachable::Silent(error)) if Instant::now() > until => {
                     return Ok(Err(error.to_string()));
                 }
-                Err(Gone::Silent(_)) => tokio::time::sleep(AGAIN).await,
+                Err(Unreachable::Silent(_)) => tokio::time::sleep(AGAIN).await,
             }
         }
     }
 
     /// Follows the program to its end. Ends the program at its deadline or on cancellation.
-    async fn watch(&mut self, program: ExecStream, printer: &mut Printer) -> Followed {
+    async fn watch(&mut self, program: ExecStream, printer: &mut Printer) -> FollowEnd {
         let ExecStream { mut output, input, kept } = program;
-        let (tell, told) = mpsc::channel(8);
+        let (messages, to_send) = mpsc::channel(8);
         // An old guest does not know acknowledgements.
         let safe = kept.is_some().then(|| printer.safe.subscribe());
-        let mut speaking = tokio::spawn(speak(input, told, safe));
+        let mut sending = tokio::spawn(send_messages(input, to_send, safe));
         let mut following = Box::pin(printer.follow(&mut output));
-        let followed = match self.wait(&mut following, &tell).await {
-            Waited::Ended(Ok(status), asked) => Followed::Over(ended_by_itself(status, asked)),
-            Waited::Ended(Err(error), _) => Followed::Broke(error.to_string()),
-            Waited::Over(outcome) => {
+        let followed = match self.wait(&mut following, &messages).await {
+            WaitEnd::Ended(Ok(status), asked) => FollowEnd::Over(outcome_of(status, asked)),
+            WaitEnd::Ended(Err(error), _) => FollowEnd::Broke(error.to_string()),
+            WaitEnd::Over(outcome) => {
                 if kept.is_some() {
                     // A kept program would run on in a machine that other jobs may get.
-                    let _ = tell.try_send(Said::End);
+                    let _ = messages.try_send(ProgramMessage::End);
                     let ended = tokio::time::timeout(GRACE, &mut following).await;
                     self.cut |= !matches!(ended, Ok(Ok(_)));
                 }
-                Followed::Over(outcome)
+                FollowEnd::Over(outcome)
             }
         };
         drop(following);
         // The guest gets the last messages and the stream is closed, which ends a program that is
         // not kept.
-        drop(tell);
-        if tokio::time::timeout(GRACE, &mut speaking).await.is_err() {
-            speaking.abort();
+        drop(messages);
+        if tokio::time::timeout(GRACE, &mut sending).await.is_err() {
+            sending.abort();
         }
         followed
     }
@@ -269,8 +270,8 @@ impl Runner {
     async fn wait(
         &mut self,
         following: &mut (impl Future<Output = mvm_guest::Result<i32>> + Unpin),
-        tell: &mpsc::Sender<Said>,
-    ) -> Waited {
+        messages: &mpsc::Sender<ProgramMessage>,
+    ) -> WaitEnd {
         let passed = self.limit.passed();
         tokio::pin!(passed);
         let mut ending: Option<tokio::time::Instant> = None;
@@ -278,13 +279,13 @@ impl Runner {
         loop {
             tokio::select! {
                 biased;
-                ended = &mut *following => return Waited::Ended(ended, asked),
-                () = &mut passed => return Waited::Over(self.limit.timed_out()),
+                ended = &mut *following => return WaitEnd::Ended(ended, asked),
+                () = &mut passed => return WaitEnd::Over(self.limit.timed_out()),
                 () = until(ending) => {
-                    return Waited::Over(Outcome::because(JobState::Canceled, "canceled"));
+                    return WaitEnd::Over(Outcome::because(JobState::Canceled, "canceled"));
                 }
-                word = self.limit.word() => {
-                    let signal = match word {
+                signal = self.limit.next_signal() => {
+                    let signal = match signal {
                         JobSignal::Signal(signal) => signal,
                         JobSignal::Cancel => {
                             ending.get_or_insert(tokio::time::Instant::now() + GRACE);
@@ -293,7 +294,7 @@ impl Runner {
                     };
                     asked = true;
                     // If the guest does not take the signal, the job does not wait for that.
-                    let _ = tell.try_send(Said::Signal(signal));
+                    let _ = messages.try_send(ProgramMessage::Signal(signal));
                 }
             }
         }
@@ -302,15 +303,16 @@ impl Runner {
     pub(super) fn lost(&self, why: &str) -> Outcome {
         // The machine's end is the reason; the broken channel is only its consequence.
         let slot = self.dispatcher.instances.slot(self.instance.id);
-        let given_up = slot.why_ended().map(|ended| ended.detail()).or_else(|| slot.given_up());
-        let why = given_up.as_deref().unwrap_or(why);
+        let failure =
+            slot.why_ended().map(|ended| ended.detail()).or_else(|| slot.failure_reason());
+        let why = failure.as_deref().unwrap_or(why);
         let reason = format!("its machine {} went away: {why}", self.instance.reference());
         Outcome::because(JobState::Lost, reason)
     }
 }
 
 /// The cause of a command's end.
-enum Waited {
+enum WaitEnd {
     /// The command ended, or its channel broke. The flag says whether the command was asked to end.
     Ended(mvm_guest::Result<i32>, bool),
     /// The deadline passed, or the job was canceled.
@@ -337,31 +339,36 @@ fn request(job: &Job, offset: u64) -> ExecRequest {
 }
 
 /// Why a guest cannot be reached.
-enum Gone {
+enum Unreachable {
     /// The machine does not exist or does not run.
     Machine(String),
     /// The guest does not answer.
     Silent(Error),
 }
 
-async fn connect(dispatcher: &Dispatcher, id: InstanceId) -> std::result::Result<Channel, Gone> {
+async fn connect(
+    dispatcher: &Dispatcher,
+    id: InstanceId,
+) -> std::result::Result<Channel, Unreachable> {
     let slot = dispatcher.instances.slot(id);
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else {
         // The operation that saw the machine's end has recorded the reason.
         let why = dispatcher.records.read(|world| world.instances.get(&id)?.reason.clone());
-        return Err(Gone::Machine(why.unwrap_or_else(|| "it does not run any more".to_owned())));
+        return Err(Unreachable::Machine(
+            why.unwrap_or_else(|| "it does not run any more".to_owned()),
+        ));
     };
     tokio::select! {
-        found = live.channel() => found.map_err(Gone::Silent),
-        exit = machine.exited() => Err(Gone::Machine(exit.reason)),
+        found = live.channel() => found.map_err(Unreachable::Silent),
+        exit = machine.exited() => Err(Unreachable::Machine(exit.reason)),
     }
 }
 
 /// Sends messages and acknowledgements to a program until the sender of messages is dropped.
-async fn speak(
+async fn send_messages(
     mut input: ExecInput,
-    mut told: mpsc::Receiver<Said>,
+    mut messages: mpsc::Receiver<ProgramMessage>,
     mut safe: Option<watch::Receiver<u64>>,
 ) {
     loop {
@@ -374,9 +381,9 @@ async fn speak(
             std::future::pending().await
         };
         let said = tokio::select! {
-            word = told.recv() => match word {
-                Some(Said::Signal(signal)) => input.signal(signal).await,
-                Some(Said::End) => input.end().await,
+            message = messages.recv() => match message {
+                Some(ProgramMessage::Signal(signal)) => input.signal(signal).await,
+                Some(ProgramMessage::End) => input.end().await,
                 None => break,
             },
             offset = safe_to => input.acknowledge(offset).await,
@@ -393,7 +400,7 @@ async fn speak(
 
 /// Returns the outcome of a command that ended with this status. A command that was asked to end,
 /// and failed, was canceled.
-fn ended_by_itself(status: i32, asked: bool) -> Outcome {
+fn outcome_of(status: i32, asked: bool) -> Outcome {
     let state = match status {
         0 => JobState::Succeeded,
         _ if asked => JobState::Canceled,

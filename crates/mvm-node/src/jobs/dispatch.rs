@@ -61,7 +61,7 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
                 match place(world, &job, &drawn, now) {
                     Ok(mut instance) => {
                         job.assign(instance.reference(), instance.state, now)?;
-                        instance.lease = Some(wish(&job).lease(now)?);
+                        instance.lease = Some(request(&job).lease(now)?);
                         instance.leases_served += 1;
                         changes.put_instance(instance.clone());
                         changes.put_job(job.clone());
@@ -86,16 +86,16 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
     }
     if let Some(instance) = instance {
         // Listens before the job is visible as starting, so that no signal is lost.
-        let words = channel.listen();
+        let signals = channel.listen();
         dispatcher.wake.notify();
-        tokio::spawn(run(dispatcher.clone(), id, instance, words, false));
+        tokio::spawn(run(dispatcher.clone(), id, instance, signals, false));
     }
     channel.bump();
     Ok(true)
 }
 
 /// Returns the lease that a job takes, which lasts as long as the job.
-fn wish(job: &Job) -> LeaseRequest {
+fn request(job: &Job) -> LeaseRequest {
     LeaseRequest {
         holder: format!("{} {}", job.holder, job.id),
         purpose: Purpose::Run,

@@ -84,7 +84,7 @@ impl JobFiles {
     /// Keeps a job's values until [`JobFiles::forget_values`]. The job's directory must exist.
     pub(super) async fn keep_values(&self, id: JobId, values: Values) -> Result<()> {
         let file = self.values(id);
-        blocking(move || keep(&file, &values)).await
+        blocking(move || store_values(&file, &values)).await
     }
 
     /// Returns the values of the variables of a job's command. Errors: `record_damaged`, `io`.
@@ -105,7 +105,7 @@ impl JobFiles {
     }
 }
 
-fn keep(file: &Path, values: &Values) -> Result<()> {
+fn store_values(file: &Path, values: &Values) -> Result<()> {
     let bytes = serde_json::to_vec(values).map_err(InternalError::Json)?;
     write_atomically(file, &bytes, 0o600)?;
     let mut dirs = file.ancestors().skip(1).take(2);

@@ -2,7 +2,7 @@
 
 use super::dispatcher::Dispatcher;
 use super::intake::Arrival;
-use super::limit::{Cut, Limit};
+use super::limit::{Interruption, Limit};
 use super::runner::WORK;
 use crate::error::io;
 use crate::state_dir::remove_file;
@@ -135,7 +135,7 @@ impl Harvest<'_> {
 
     /// Notes that the guest was cut off. The command's own outcome remains, unless it was a
     /// success.
-    fn cut_off(&mut self, cut: Cut, doing: &str, outcome: &mut Outcome) {
+    fn cut_off(&mut self, cut: Interruption, doing: &str, outcome: &mut Outcome) {
         self.cut = true;
         let late = self.limit.outcome(cut, doing);
         match outcome.state {

@@ -13,25 +13,28 @@ use std::sync::{Arc, Mutex as Lock};
 const STEP: u64 = 1 << 20;
 
 /// Reads the space of the disk that a path is on.
-type Look = dyn Fn(&Path) -> Result<Room> + Send + Sync;
+type Measure = dyn Fn(&Path) -> Result<Room> + Send + Sync;
 
 /// The bytes that are arriving, by tenant.
 pub(crate) struct Intake {
     arriving: Lock<HashMap<Name, u64>>,
-    look: Lock<Arc<Look>>,
+    measure: Lock<Arc<Measure>>,
 }
 
 impl Default for Intake {
     fn default() -> Self {
-        Intake { arriving: Lock::default(), look: Lock::new(Arc::new(room)) }
+        Intake { arriving: Lock::default(), measure: Lock::new(Arc::new(room)) }
     }
 }
 
 impl Intake {
     /// Replaces the function that reads the disk's space.
     #[cfg(test)]
-    pub(crate) fn look_by(&self, look: impl Fn(&Path) -> Result<Room> + Send + Sync + 'static) {
-        *locked(&self.look) = Arc::new(look);
+    pub(crate) fn measure_by(
+        &self,
+        measure: impl Fn(&Path) -> Result<Room> + Send + Sync + 'static,
+    ) {
+        *locked(&self.measure) = Arc::new(measure);
     }
 }
 
@@ -63,8 +66,8 @@ impl Arrival {
         }
         let arriving = locked(&self.intake.arriving).get(&self.account.tenant).copied();
         let together = arriving.unwrap_or(0) + count;
-        let look = locked(&self.intake.look).clone();
-        let room = look(&self.disk)?;
+        let measure = locked(&self.intake.measure).clone();
+        let room = measure(&self.disk)?;
         let named = self.reserve_mib.map(|mib| mib << 20);
         let reserve = named.unwrap_or_else(|| intake::reserve(room.total));
         intake::admit(&self.account, together, room, reserve).map_err(|denied| match denied {

@@ -16,7 +16,7 @@ const LAST: Duration = Duration::from_millis(200);
 
 /// Why the job no longer waits for its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(super) enum Interruption {
     /// The deadline has passed.
     TimedOut,
     /// The job was canceled.
@@ -33,19 +33,19 @@ pub(super) async fn until(then: Option<Instant>) {
 
 /// A job's deadline and signals.
 pub(super) struct Limit {
-    words: UnboundedReceiver<JobSignal>,
+    signals: UnboundedReceiver<JobSignal>,
     timeout_s: Option<u64>,
     ends: Option<Instant>,
     /// Whether the job was canceled.
     pub(super) canceled: bool,
     /// Signals that arrived before the command could receive them.
-    heard: VecDeque<JobSignal>,
+    unread: VecDeque<JobSignal>,
 }
 
 impl Limit {
     /// Makes a limit without a deadline: the start of the machine does not count.
-    pub(super) fn new(words: UnboundedReceiver<JobSignal>, timeout_s: Option<u64>) -> Limit {
-        Limit { words, timeout_s, ends: None, canceled: false, heard: VecDeque::new() }
+    pub(super) fn new(signals: UnboundedReceiver<JobSignal>, timeout_s: Option<u64>) -> Limit {
+        Limit { signals, timeout_s, ends: None, canceled: false, unread: VecDeque::new() }
     }
 
     /// Starts the job's time, which may have begun `ago`.
@@ -56,7 +56,7 @@ impl Limit {
 
     /// Like [`Limit::begin`], for a job that a new agent resumes. Leaves time to report an end that
     /// came in the meantime.
-    pub(super) fn go_on(&mut self, ago: Duration) {
+    pub(super) fn begin_again(&mut self, ago: Duration) {
         self.begin(ago);
         self.ends = self.ends.map(|ends| ends.max(Instant::now() + LAST));
     }
@@ -72,28 +72,34 @@ impl Limit {
     }
 
     /// Returns the next signal; waits forever where none can come.
-    pub(super) async fn word(&mut self) -> JobSignal {
-        let heard = self.heard.pop_front();
-        let heard = if heard.is_some() { heard } else { self.words.recv().await };
-        let Some(word) = heard else { return std::future::pending().await };
-        self.canceled |= word == JobSignal::Cancel;
-        word
+    pub(super) async fn next_signal(&mut self) -> JobSignal {
+        let heard = self.unread.pop_front();
+        let heard = if heard.is_some() { heard } else { self.signals.recv().await };
+        let Some(signal) = heard else { return std::future::pending().await };
+        self.canceled |= signal == JobSignal::Cancel;
+        signal
     }
 
     /// Does work that needs the guest, until the deadline passes or a signal comes.
-    pub(super) async fn hold<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
+    pub(super) async fn hold<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Interruption> {
         let passed = self.passed();
         tokio::select! {
             biased;
             done = work => Ok(done),
-            () = passed => Err(Cut::TimedOut),
-            _ = self.word() => Err(Cut::Canceled),
+            () = passed => Err(Interruption::TimedOut),
+            _ = self.next_signal() => Err(Interruption::Canceled),
         }
     }
 
     /// Like [`Limit::hold`], for a running command that is being resumed. Signals are kept for the
     /// command. A cancellation leaves the work `LAST` to complete.
-    pub(super) async fn hold_on<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
+    pub(super) async fn hold_on<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Interruption> {
         let passed = self.passed();
         tokio::pin!(work, passed);
         let mut ends: Option<Instant> = None;
@@ -101,23 +107,23 @@ impl Limit {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = &mut passed => return Err(Cut::TimedOut),
-                () = until(ends) => return Err(Cut::Canceled),
-                Some(word) = self.words.recv() => {
-                    if word == JobSignal::Cancel {
+                () = &mut passed => return Err(Interruption::TimedOut),
+                () = until(ends) => return Err(Interruption::Canceled),
+                Some(signal) = self.signals.recv() => {
+                    if signal == JobSignal::Cancel {
                         self.canceled = true;
                         ends.get_or_insert(Instant::now() + LAST);
                     }
-                    self.heard.push_back(word);
+                    self.unread.push_back(signal);
                 }
             }
         }
     }
 
     /// Returns the outcome of a job that was cut off while `doing` was in progress.
-    pub(super) fn outcome(&self, cut: Cut, doing: &str) -> Outcome {
+    pub(super) fn outcome(&self, cut: Interruption, doing: &str) -> Outcome {
         let because = match cut {
-            Cut::TimedOut if !self.canceled => self.timed_out(),
+            Interruption::TimedOut if !self.canceled => self.timed_out(),
             _ => Outcome::because(JobState::Canceled, "canceled"),
         };
         let reason = because.reason.unwrap_or_default();

@@ -277,7 +277,7 @@ impl Jobs {
     }
 
     /// Returns the id of the job that a caller names. Jobs of other tenants are not found.
-    pub(crate) async fn seen_by(&self, peer: &Peer, id: &str) -> Result<JobId> {
+    pub(crate) async fn visible_to(&self, peer: &Peer, id: &str) -> Result<JobId> {
         let id: JobId = id.parse()?;
         let seen =
             self.records.read(|world| world.job(id).map(|job| peer.sees(&job.pool.tenant)))?;

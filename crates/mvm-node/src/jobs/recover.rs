@@ -38,7 +38,7 @@ impl Dispatcher {
             self.records.read(|world| world.jobs.values().filter(live).cloned().collect());
         for job in jobs {
             if job.state == JobState::Running {
-                self.take_up(&job).await;
+                self.resume_command(&job).await;
             }
             if job.attached {
                 tokio::spawn(await_client(self.clone(), job.id));
@@ -73,16 +73,16 @@ impl Dispatcher {
     }
 
     /// Resumes a command that runs.
-    async fn take_up(self: &Arc<Self>, job: &Job) {
+    async fn resume_command(self: &Arc<Self>, job: &Job) {
         let Some(id) = job.runs_in() else { return };
         let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
         tracing::info!(job = %job.id, instance = %instance.reference(), "taken up again");
         let channel = self.jobs.channel_of(job.id);
-        let words = channel.listen();
+        let signals = channel.listen();
         if job.cancel_requested {
             channel.send(JobSignal::Cancel);
         }
-        tokio::spawn(run(self.clone(), job.id, instance, words, true));
+        tokio::spawn(run(self.clone(), job.id, instance, signals, true));
     }
 
     /// Removes the files that belong to no job.
@@ -102,7 +102,7 @@ impl Dispatcher {
                 }
                 Some(_) => {}
             }
-            blocking(move || remove_halves(&dir)).await?;
+            blocking(move || remove_partial_files(&dir)).await?;
         }
         Ok(())
     }
@@ -125,7 +125,7 @@ async fn await_client(dispatcher: Arc<Dispatcher>, id: JobId) {
 }
 
 /// Removes files that were being received when the last agent was killed.
-fn remove_halves(dir: &Path) -> Result<()> {
+fn remove_partial_files(dir: &Path) -> Result<()> {
     let halves = paths_in(dir).into_iter();
     halves
         .filter(|path| path.extension().is_some_and(|e| e == "new"))

@@ -27,7 +27,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a run ended before its command began.
-enum Unbegun {
+enum NotBegun {
     /// There was no quota or space. The instance is unchanged, and the job waits again.
     NoRoom,
     /// The instance could not be brought up.
@@ -36,15 +36,15 @@ enum Unbegun {
     Over(Outcome),
 }
 
-impl From<Outcome> for Unbegun {
+impl From<Outcome> for NotBegun {
     fn from(outcome: Outcome) -> Self {
-        Unbegun::Over(outcome)
+        NotBegun::Over(outcome)
     }
 }
 
-impl From<Error> for Unbegun {
+impl From<Error> for NotBegun {
     fn from(error: Error) -> Self {
-        Unbegun::NoMachine(error)
+        NotBegun::NoMachine(error)
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn run(
     dispatcher: Arc<Dispatcher>,
     id: JobId,
     instance: Instance,
-    words: UnboundedReceiver<JobSignal>,
+    signals: UnboundedReceiver<JobSignal>,
     again: bool,
 ) {
     let (channel, clock) = (dispatcher.jobs.channel_of(id), dispatcher.records.clock());
@@ -62,7 +62,7 @@ pub(super) async fn run(
     let machine = instance.id;
     let act = dispatcher.auditor.begin_job(id, &instance).await;
     let timeout_s = dispatcher.records.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s));
-    let limit = Limit::new(words, timeout_s);
+    let limit = Limit::new(signals, timeout_s);
     let runner =
         Runner { dispatcher: dispatcher.clone(), channel, id, instance, limit, cut: false, again };
     // A task of its own, so that the job ends even if the run panics.
@@ -152,7 +152,7 @@ impl Runner {
     /// where there was no quota or space to run it.
     async fn run(mut self) -> (bool, Result<Option<Job>>) {
         let ended = match self.again {
-            true => self.take_up().await.map(Some),
+            true => self.resume_command().await.map(Some),
             false => self.begin().await,
         };
         (self.cut, ended)
@@ -161,9 +161,9 @@ impl Runner {
     async fn begin(&mut self) -> Result<Option<Job>> {
         let (dispatcher, id) = (self.dispatcher.clone(), self.id);
         match self.prepare().await {
-            Ok(ready) => self.carry_out(ready).await.map(Some),
-            Err(Unbegun::NoRoom) => Ok(None),
-            Err(Unbegun::NoMachine(error)) => {
+            Ok(ready) => self.run_command(ready).await.map(Some),
+            Err(NotBegun::NoRoom) => Ok(None),
+            Err(NotBegun::NoMachine(error)) => {
                 let (machine, clock) = (self.instance.reference(), dispatcher.records.clock());
                 tracing::warn!(job = %id, instance = %machine, "no machine for it: {error}");
                 let failed = |job: &mut Job| match job.cancel_requested {
@@ -172,7 +172,7 @@ impl Runner {
                 };
                 record_end(&dispatcher.jobs, id, failed).await.map(Some)
             }
-            Err(Unbegun::Over(outcome)) => {
+            Err(NotBegun::Over(outcome)) => {
                 self.record_end(|job| job.end(outcome.clone(), self.now())).await.map(Some)
             }
         }
@@ -184,18 +184,17 @@ impl Runner {
     }
 
     /// Brings the machine up and sends the inputs.
-    async fn prepare(&mut self) -> std::result::Result<Ready, Unbegun> {
+    async fn prepare(&mut self) -> std::result::Result<Ready, NotBegun> {
         let (dispatcher, machine) = (self.dispatcher.clone(), self.instance.id);
         let began = Instant::now();
         // A task of its own, so that a transition is completed even if the job is cut off.
         let (bringer, by) = (dispatcher.clone(), Actor::of(&self.instance));
-        let brought =
-            tokio::spawn(
-                async move { bringer.instances.bring(machine, State::Running, &by).await },
-            );
+        let brought = tokio::spawn(async move {
+            bringer.instances.transition_to(machine, State::Running, &by).await
+        });
         let brought = self.hold("its machine was brought up", brought).await?;
         match brought.unwrap_or_else(|error| Err(InternalError::Task(error).into())) {
-            Err(error) if passes(&error) => return Err(Unbegun::NoRoom),
+            Err(error) if passes(&error) => return Err(NotBegun::NoRoom),
             outcome => outcome?,
         };
         let slot = dispatcher.instances.slot(machine);
@@ -212,25 +211,25 @@ impl Runner {
         Ok(Ready { channel, hello, claim, inputs: began.elapsed(), notes })
     }
 
-    async fn send_inputs(&mut self, channel: &Channel) -> std::result::Result<Notes, Unbegun> {
+    async fn send_inputs(&mut self, channel: &Channel) -> std::result::Result<Notes, NotBegun> {
         let path = self.dispatcher.jobs.files.inputs(self.id);
         let Ok(file) = tokio::fs::File::open(&path).await else { return Ok(Notes::default()) };
         match self.hold("its inputs were unpacked", channel.put("/", file)).await? {
             Err(mvm_guest::Error::Guest { message, .. }) => {
                 let reason = format!("its inputs cannot be unpacked: {message}");
-                Err(Unbegun::Over(Outcome::because(JobState::Failed, reason)))
+                Err(NotBegun::Over(Outcome::because(JobState::Failed, reason)))
             }
             other => Ok(other.map_err(Error::from)?),
         }
     }
 
     /// Begins the command, follows it to its end, and records the outcome.
-    async fn carry_out(&mut self, ready: Ready) -> Result<Job> {
+    async fn run_command(&mut self, ready: Ready) -> Result<Job> {
         let Ready { channel, hello, claim, inputs, notes } = ready;
         let log = Log::open(&self.dispatcher.jobs.files.log(self.id)).await?;
         let canceled =
             |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), self.now());
-        let first = |job: &Job| first_words(job).into_iter().chain(notes.lines());
+        let first = |job: &Job| first_line(job).into_iter().chain(notes.lines());
         let begun = log.length();
         let machine = self.instance.id;
         let way_up = self.dispatcher.records.read(|world| world.instances.get(&machine)?.way_up);
@@ -258,21 +257,21 @@ impl Runner {
         }
         let mut printer =
             Printer::new(log, self.channel.clone(), 0, self.dispatcher.jobs.stopping());
-        for words in first(&job) {
-            printer.say(&words).await;
+        for line in first(&job) {
+            printer.print_line(&line).await;
         }
         job.spec.env = values;
         self.follow(channel, job, printer).await
     }
 
     /// Resumes a command that an earlier agent has begun or was about to begin.
-    async fn take_up(&mut self) -> Result<Job> {
+    async fn resume_command(&mut self) -> Result<Job> {
         let mut job = self.dispatcher.records.read(|world| world.job(self.id).cloned())?;
         let attempt = job.attempts.last();
         let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(|| self.now());
         let inputs = Duration::from_micros(attempt.map_or(0, |attempt| attempt.inputs_us));
         let ran = Duration::from_millis(self.now().saturating_sub(began_at));
-        self.limit.go_on(ran + inputs);
+        self.limit.begin_again(ran + inputs);
         let log = Log::open(&self.dispatcher.jobs.files.log(self.id)).await?;
         let from = job.kept.as_ref().map_or(0, |kept| kept.log_from);
         let said = log.length() >= from;
@@ -282,16 +281,16 @@ impl Runner {
             Printer::new(log, self.channel.clone(), offset, self.dispatcher.jobs.stopping());
         if !said {
             // The last agent was killed before it had printed the lines that this run begins with.
-            let words = first_words(&job);
-            let from = length + words.as_ref().map_or(0, |words| log::line_length(words));
+            let line = first_line(&job);
+            let from = length + line.as_ref().map_or(0, |line| log::line_length(line));
             job = self
                 .record(|job| {
                     job.kept.iter_mut().for_each(|kept| kept.log_from = from);
                     Ok(())
                 })
                 .await?;
-            if let Some(words) = words {
-                printer.say(&words).await;
+            if let Some(line) = line {
+                printer.print_line(&line).await;
             }
         }
         job.spec.env = self.dispatcher.jobs.files.values_of(&job).await?;
@@ -370,13 +369,13 @@ impl Runner {
             Harvest { dispatcher, instance, channel, limit, cut: false, notes, arrived };
         let artifacts = harvest.take(job, outcome).await;
         self.cut |= harvest.cut;
-        printer.tell(&harvest.notes).await;
+        printer.print_notes(&harvest.notes).await;
         (artifacts, harvest.arrived)
     }
 }
 
 /// Returns the line that the log of a second or later run begins with.
-fn first_words(job: &Job) -> Option<String> {
+fn first_line(job: &Job) -> Option<String> {
     let (number, most) = (job.attempts.len(), usize::from(job.spec.retries) + 1);
     (number > 1).then(|| format!("attempt {number} of {most}"))
 }

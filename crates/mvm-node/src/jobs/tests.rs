@@ -1,10 +1,10 @@
 //! Tests that a guest can take nothing from its job but the job's time.
 
 use crate::agent::Agent;
-use crate::crashes::host::{Blow, Host, Strike, own_network};
+use crate::crashes::host::{Host, PointFault, WriteFault, own_network};
 use crate::crashes::operations::{counts, pool_in_with, runners, scale, tenant};
 use crate::crashes::queue::inputs;
-use crate::simulated::hostile::{At, ENDLESS, Hostile, How};
+use crate::simulated::hostile::{ENDLESS, Hostile, Misbehaviour, Phase};
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
 use mvm_api::types::QuotaPatch;
@@ -19,13 +19,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Each request that a guest gets for a job, and the words of the job's reason if it fails there.
-const PHASES: [(At, &str); 6] = [
-    (At::Mount, "while its caches were mounted"),
-    (At::Put, "while its inputs were unpacked"),
-    (At::Start, "while its command was started"),
-    (At::Run, ""),
-    (At::Get, "while artifact input was fetched"),
-    (At::Unmount, "while cache build was unmounted"),
+const PHASES: [(Phase, &str); 6] = [
+    (Phase::Mount, "while its caches were mounted"),
+    (Phase::Put, "while its inputs were unpacked"),
+    (Phase::Start, "while its command was started"),
+    (Phase::Run, ""),
+    (Phase::Get, "while artifact input was fetched"),
+    (Phase::Unmount, "while cache build was unmounted"),
 ];
 
 /// Submits a job that goes through all phases, in a pool that keeps its machines.
@@ -51,7 +51,7 @@ async fn submit(agent: &Arc<Agent>, timeout_s: Option<u64>) -> crate::Result<Job
 }
 
 /// Runs a job on a host with such guests until only the job's record is left.
-fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
+fn ended(at: Phase, how: Misbehaviour, timeout_s: Option<u64>, cancel: bool) -> Job {
     own_network();
     let asked = watch::Sender::new(false);
     let host = Host::with(Arc::new(Hostile { at, how, asked: asked.clone() }));
@@ -65,7 +65,7 @@ fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
         // A machine whose guest was cut off is discarded, whatever the pool's rule.
         let machine = job.attempts[0].instance.id;
         let mut changes = agent.base.records.subscribe();
-        while at != At::Run && agent.base.records.read(|w| w.instances.contains_key(&machine)) {
+        while at != Phase::Run && agent.base.records.read(|w| w.instances.contains_key(&machine)) {
             changes.changed().await.expect("a node");
         }
         Ok::<_, crate::Error>(job)
@@ -75,10 +75,10 @@ fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
 }
 
 /// Checks each phase with each kind of obstruction, all at once.
-fn in_all_phases(check: impl Fn(At, How, &str) + Sync) {
+fn in_all_phases(check: impl Fn(Phase, Misbehaviour, &str) + Sync) {
     std::thread::scope(|scope| {
         for (at, doing) in PHASES {
-            for how in [How::Stalls, How::Trickles] {
+            for how in [Misbehaviour::Stalls, Misbehaviour::Trickles] {
                 let check = &check;
                 scope.spawn(move || check(at, how, doing));
             }
@@ -93,7 +93,11 @@ fn a_job_ends_at_its_deadline_whatever_its_guest_does() {
         let reason = job.reason.clone().unwrap_or_default();
         assert_eq!(job.state, JobState::TimedOut, "{at:?} {how:?}: {job:?}");
         // A command whose start is never confirmed differs from a command that never ends.
-        let doing = if (at, how) == (At::Run, How::Stalls) { "command was started" } else { doing };
+        let doing = if (at, how) == (Phase::Run, Misbehaviour::Stalls) {
+            "command was started"
+        } else {
+            doing
+        };
         assert!(reason.contains("ended after 1 s") && reason.contains(doing), "{at:?}: {reason}");
         assert_eq!(job.shell_status(), 124);
     });
@@ -105,7 +109,11 @@ fn a_job_that_is_canceled_ends_whatever_its_guest_does() {
         let job = ended(at, how, None, true);
         let reason = job.reason.clone().unwrap_or_default();
         assert_eq!(job.state, JobState::Canceled, "{at:?} {how:?}: {job:?}");
-        let doing = if (at, how) == (At::Run, How::Stalls) { "command was started" } else { doing };
+        let doing = if (at, how) == (Phase::Run, Misbehaviour::Stalls) {
+            "command was started"
+        } else {
+            doing
+        };
         assert!(reason.contains("canceled") && reason.contains(doing), "{at:?}: {reason}");
     });
 }
@@ -119,7 +127,7 @@ fn the_end_of_a_job_is_recorded_as_soon_as_there_is_room() {
         let host = Host::new();
         let job = host.agent(async |agent| {
             let id = submit(&agent, Some(60)).await?;
-            host.arm(Some(Strike::Write(number, Blow::Fail)));
+            host.arm(Some(PointFault::Write(number, WriteFault::Fail)));
             agent.work.jobs.ended(id).await
         });
         let writes = host.course().writes;
@@ -233,7 +241,7 @@ fn a_guest_that_does_what_it_is_to_is_not_cut_off() {
 fn small_disk(agent: &Agent, free: u64) -> Arc<AtomicU64> {
     let (jobs, least) = (agent.base.state_dir.jobs(), Arc::new(AtomicU64::new(free)));
     let seen = least.clone();
-    agent.work.jobs.intake.look_by(move |_| {
+    agent.work.jobs.intake.measure_by(move |_| {
         let free = free.saturating_sub(crate::instances::disk_use_kib(&jobs) << 10);
         seen.fetch_min(free, Ordering::SeqCst);
         Ok(Room { total: 1 << 30, free })
@@ -242,7 +250,7 @@ fn small_disk(agent: &Agent, free: u64) -> Arc<AtomicU64> {
 }
 
 /// Submits a job of `pool` with inputs and this artifact, and does not queue it.
-async fn given(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
+async fn submitted(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
     let argv = ["sh", "-c", "echo it ran"].map(str::to_owned).to_vec();
     let artifacts = vec![artifact.to_owned()];
     let spec = JobSpec { argv, artifacts, ..JobSpec::default() };
@@ -254,8 +262,8 @@ async fn given(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Res
 }
 
 /// Submits and queues a job of `pool` with inputs and this artifact.
-async fn leave(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
-    let id = given(agent, pool, artifact).await?;
+async fn queued(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
+    let id = submitted(agent, pool, artifact).await?;
     agent.work.jobs.queue(id, false).await?;
     Ok(id)
 }
@@ -265,7 +273,7 @@ fn an_artifact_without_end_takes_no_room_from_another_tenants_job() {
     const MIB: u64 = 1 << 20;
     own_network();
     let asked = watch::Sender::new(false);
-    let hostile = Hostile { at: At::Get, how: How::Floods, asked: asked.clone() };
+    let hostile = Hostile { at: Phase::Get, how: Misbehaviour::Floods, asked: asked.clone() };
     let host = Host::with(Arc::new(hostile));
     let ended = host.agent(async |agent| {
         let lab: PoolRef = "lab/runners".parse()?;
@@ -276,12 +284,12 @@ fn an_artifact_without_end_takes_no_room_from_another_tenants_job() {
         scale(&agent, counts(0, 0, 0)).await?;
         let reserve = mvm_model::intake::reserve(1 << 30);
         let least = small_disk(&agent, reserve + 40 * MIB);
-        let greedy = leave(&agent, &runners(), ENDLESS).await?;
+        let greedy = queued(&agent, &runners(), ENDLESS).await?;
         let _ = asked.subscribe().wait_for(|asked| *asked).await;
-        let modest = leave(&agent, &lab, "input").await?;
+        let modest = queued(&agent, &lab, "input").await?;
         let jobs = (agent.work.jobs.ended(greedy).await?, agent.work.jobs.ended(modest).await?);
         // The refused bytes are removed, so the tenant can submit further jobs.
-        let again = leave(&agent, &runners(), "input").await?;
+        let again = queued(&agent, &runners(), "input").await?;
         let again = agent.work.jobs.ended(again).await?;
         Ok::<_, crate::Error>((jobs, again, least.load(Ordering::SeqCst), reserve))
     });
@@ -307,7 +315,7 @@ fn an_artifact_without_end_takes_no_room_from_another_tenants_job() {
 fn artifacts_count_against_the_disk_quota_of_their_tenant() {
     own_network();
     let asked = watch::Sender::new(false);
-    let host = Host::with(Arc::new(Hostile { at: At::Get, how: How::Floods, asked }));
+    let host = Host::with(Arc::new(Hostile { at: Phase::Get, how: Misbehaviour::Floods, asked }));
     let ended = host.agent(async |agent| {
         tenant(&agent, "ci", 20).await?;
         pool_in_with(&agent, &runners(), Recycle::Keep, None, Vec::new()).await?;
@@ -315,10 +323,10 @@ fn artifacts_count_against_the_disk_quota_of_their_tenant() {
         // this one.
         scale(&agent, counts(1, 0, 0)).await?;
         let before = agent.base.records.read(|world| world.usage(&runners().tenant).disk_mib);
-        let kept = leave(&agent, &runners(), "input").await?;
+        let kept = queued(&agent, &runners(), "input").await?;
         let kept = agent.work.jobs.ended(kept).await?;
         let after = agent.base.records.read(|world| world.usage(&runners().tenant).disk_mib);
-        let endless = given(&agent, &runners(), ENDLESS).await?;
+        let endless = submitted(&agent, &runners(), ENDLESS).await?;
         let none = QuotaPatch { max_disk_gib: Some(0), ..QuotaPatch::default() };
         agent.pools.tenants.update(&runners().tenant, none).await?;
         agent.work.jobs.queue(endless, false).await?;

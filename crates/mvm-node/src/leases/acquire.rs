@@ -43,8 +43,8 @@ impl Choice for Readiest {
 impl Leases {
     /// Takes the instance of the pool that is ready soonest, or a new one, for a job, and brings it
     /// to `running`. Returns the instance with its lease, and the state that it was in before.
-    pub async fn claim(&self, pool: &PoolRef, wish: &LeaseRequest) -> Result<(Instance, State)> {
-        self.acquire(pool, wish, &Readiest, None).await
+    pub async fn claim(&self, pool: &PoolRef, request: &LeaseRequest) -> Result<(Instance, State)> {
+        self.acquire(pool, request, &Readiest, None).await
     }
 
     /// Takes the instance of the pool that `choice` returns and brings it to `running`. The lease
@@ -53,7 +53,7 @@ impl Leases {
     pub(crate) async fn acquire(
         &self,
         pool: &PoolRef,
-        wish: &LeaseRequest,
+        request: &LeaseRequest,
         choice: &impl Choice,
         id: Option<LeaseId>,
     ) -> Result<(Instance, State)> {
@@ -61,7 +61,7 @@ impl Leases {
         self.instances.check_space()?;
         let mut last = None;
         for _ in 0..TRIES {
-            let mut lease = wish.lease(self.records.clock().now())?;
+            let mut lease = request.lease(self.records.clock().now())?;
             lease.id = id.unwrap_or(lease.id);
             // The caller waits until the instance is up, however long that takes, so the lease
             // counts as held.
@@ -69,7 +69,7 @@ impl Leases {
             let (instance, warm) = self.reserve(pool, &lease, choice).await?;
             self.wake.notify();
             let outcome = async {
-                let from = self.bring_up(instance.id, warm, lease.id).await?;
+                let from = self.bring_to_running(instance.id, warm, lease.id).await?;
                 let now = self.records.read(|world| leased(world, lease.id).cloned())?;
                 Ok((now, from))
             };
@@ -77,7 +77,7 @@ impl Leases {
                 Ok(claimed) => return Ok(claimed),
                 Err(error) => {
                     tracing::warn!(instance = %instance.reference(), "claim failed: {error}");
-                    self.untake_or_end(&instance, lease.id).await;
+                    self.cancel_or_end(&instance, lease.id).await;
                     last = Some(error);
                 }
             }
@@ -87,7 +87,7 @@ impl Leases {
 
     /// Brings a leased instance to `running`. A warm instance whose record already says so is only
     /// resumed. Returns the state that the instance was in before.
-    async fn bring_up(
+    async fn bring_to_running(
         &self,
         id: InstanceId,
         warm: Option<HeldWarm>,
@@ -97,7 +97,7 @@ impl Leases {
             Some(warm) => warm.resume(&self.instances).await.map(|()| State::Warm),
             None => {
                 let by = Actor::Lease(lease);
-                self.instances.bring(id, State::Running, &by).await
+                self.instances.transition_to(id, State::Running, &by).await
             }
         }
     }
@@ -140,13 +140,13 @@ impl Leases {
     /// Takes a manual lease on one instance, or extends the lease that the same holder has, if the
     /// instance may run, and brings the instance to `running`. Returns the state that it was in
     /// before. On an error that leaves the instance unchanged, its lease is unchanged too.
-    pub async fn take(&self, reference: &InstanceRef, wish: &LeaseRequest) -> Result<State> {
+    pub async fn take(&self, reference: &InstanceRef, request: &LeaseRequest) -> Result<State> {
         let mut tries = TRIES;
         loop {
             tries -= 1;
-            let wanted = wish.lease(self.records.clock().now())?;
+            let wanted = request.lease(self.records.clock().now())?;
             let (before, lease, warm) = self.lease(reference, &wanted).await?;
-            let outcome = self.bring_up(reference.id, warm, lease).await;
+            let outcome = self.bring_to_running(reference.id, warm, lease).await;
             let Err(error) = outcome else { return outcome };
             // The lease was ended while this call waited for the gate: take a new one.
             if error.code() != Code::LeaseEnded || tries == 0 {
@@ -211,9 +211,9 @@ impl Leases {
             .await
     }
 
-    /// Gives an instance that could not be brought up back if it is unchanged and usable; otherwise
-    /// ends it.
-    async fn untake_or_end(&self, before: &Instance, lease: LeaseId) {
+    /// Cancels the lease of an instance that could not be brought up, if the instance is unchanged and
+    /// usable; otherwise ends it.
+    async fn cancel_or_end(&self, before: &Instance, lease: LeaseId) {
         let same = |world: &RecordSet| {
             let now = held_by(world, before.id, lease);
             now.is_some_and(|now| now.state == before.state && now.state != State::Created)

@@ -52,9 +52,9 @@ impl Leases {
     pub(crate) async fn create_leased(
         &self,
         pool: &PoolRef,
-        wish: &LeaseRequest,
+        request: &LeaseRequest,
     ) -> Result<Instance> {
-        let (drawn, lease) = (draw_ids()?, wish.lease(self.records.clock().now())?);
+        let (drawn, lease) = (draw_ids()?, request.lease(self.records.clock().now())?);
         self.records
             .change(|world, changes| {
                 let now = self.records.clock().now();
@@ -149,7 +149,7 @@ impl Leases {
     }
 
     /// Removes this lease from its instance. Does nothing if the lease has ended.
-    async fn unlease(&self, id: InstanceId, lease: LeaseId) -> Result<()> {
+    async fn remove_lease(&self, id: InstanceId, lease: LeaseId) -> Result<()> {
         self.records
             .change(|world, changes| {
                 let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
@@ -190,14 +190,14 @@ impl Leases {
         let by = Actor::Lease(lease);
         match becomes {
             Ending::Destroy => self.instances.destroy(id, &by).await,
-            Ending::Sleep => match self.instances.bring(id, State::Sleeping, &by).await {
-                Ok(_) => self.unlease(id, lease).await,
+            Ending::Sleep => match self.instances.transition_to(id, State::Sleeping, &by).await {
+                Ok(_) => self.remove_lease(id, lease).await,
                 Err(error) => {
                     tracing::warn!(instance = %id, "cannot put to sleep: {error}");
                     self.instances.destroy(id, &by).await
                 }
             },
-            Ending::Free => self.unlease(id, lease).await,
+            Ending::Free => self.remove_lease(id, lease).await,
         }
     }
 

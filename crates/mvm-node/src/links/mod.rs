@@ -201,7 +201,7 @@ impl Links {
         if machines {
             // Machines that have lost their taps are left to the first pass, when the machines are
             // known.
-            self.keep_links().await?;
+            self.repair_links().await?;
         }
         for tenant in &tenants {
             self.connect_tenant(tenant).await?;

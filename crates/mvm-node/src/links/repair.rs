@@ -12,7 +12,7 @@ use mvm_network::{Difference, Differs, Wanted};
 impl Links {
     /// Brings rules and links in line with records, host and kernel. Returns the instances whose
     /// machines have lost their tap.
-    pub(crate) async fn keep(&self) -> Vec<InstanceId> {
+    pub(crate) async fn repair_all(&self) -> Vec<InstanceId> {
         let _turn = self.turn.lock().await;
         if self.records.read(|world| world.tenants.is_empty()) {
             return Vec::new();
@@ -21,7 +21,7 @@ impl Links {
         if let Err(error) = self.apply_rules().await {
             tracing::error!(code = %error.code(), "the firewall rules are not in force: {error}");
         }
-        self.keep_links().await.unwrap_or_else(|error| {
+        self.repair_links().await.unwrap_or_else(|error| {
             tracing::error!(code = %error.code(), "links are not as they should be: {error}");
             Vec::new()
         })
@@ -29,7 +29,7 @@ impl Links {
 
     /// Repairs links, addresses and forwarding. The caller holds the turn. Returns the instances
     /// whose machines have lost their tap.
-    pub(crate) async fn keep_links(&self) -> Result<Vec<InstanceId>> {
+    pub(crate) async fn repair_links(&self) -> Result<Vec<InstanceId>> {
         let wanted = self.records.read(|world| self.wanted(world));
         let done = self.network.mend(&wanted).await?;
         if !done.mended.is_empty() {
@@ -71,7 +71,7 @@ impl Links {
                     let told: Vec<String> =
                         told.map(|d| format!("{}: {}", d.what, d.detail)).collect();
                     if !told.is_empty() {
-                        changes.tell(of_links(instance, &told.join(", "), wall));
+                        changes.add_event(of_links(instance, &told.join(", "), wall));
                     }
                 }
                 Ok(())
@@ -81,7 +81,7 @@ impl Links {
 
     /// Checks, before a guest runs or is leased, that its rules are in force, and restores them if
     /// not. A machine whose rules cannot be applied is not leased.
-    pub(crate) async fn behind_walls(&self) -> Result<()> {
+    pub(crate) async fn ensure_rules(&self) -> Result<()> {
         if self.network.stands()? {
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl Links {
             .change(|world, changes| {
                 let (live, wall) = (world.instances.values(), self.records.clock().wall());
                 let live = live.filter(|i| matches!(i.heading(), State::Running | State::Warm));
-                live.for_each(|instance| changes.tell(of_walls(instance, &lost, wall)));
+                live.for_each(|instance| changes.add_event(of_walls(instance, &lost, wall)));
                 Ok(())
             })
             .await

@@ -22,7 +22,7 @@ pub struct Transaction {
     /// The instances as they will be; `None` for a removed one.
     instances: Vec<(InstanceId, Option<Instance>)>,
     /// Events besides those of changes of instances.
-    told: Vec<Event>,
+    events: Vec<Event>,
     /// The changes of all other records.
     apply: Vec<Change>,
 }
@@ -74,8 +74,8 @@ impl Transaction {
 
     /// Writes an event that comes with no change of a record. The event gets its number when it is
     /// written.
-    pub fn tell(&mut self, event: Event) {
-        self.told.push(event);
+    pub fn add_event(&mut self, event: Event) {
+        self.events.push(event);
     }
 
     /// Makes or replaces a job.
@@ -96,7 +96,7 @@ impl Transaction {
 
     /// Returns whether the transaction changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty() && self.told.is_empty()
+        self.writes.is_empty() && self.events.is_empty()
     }
 
     /// Puts a document of desired state in force.
@@ -148,7 +148,7 @@ impl Transaction {
         clock: &Clock,
     ) -> (Vec<Write>, Sealed) {
         let mut events = of_changes(world, &self.instances, log.next_id(), clock);
-        for event in std::mem::take(&mut self.told) {
+        for event in std::mem::take(&mut self.events) {
             let id = log.next_id() + events.len() as u64;
             events.push(Event { id, ..event });
         }

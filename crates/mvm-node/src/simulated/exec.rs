@@ -2,7 +2,7 @@
 
 use super::files::{self, absolute};
 use super::inside::{Inside, refusal};
-use super::script::{self, Command, Does};
+use super::script::{self, Action, Command};
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Exit};
@@ -76,26 +76,26 @@ impl<W: AsyncWrite + Unpin> Program<'_, W> {
             }
             let mut printed = Vec::new();
             status = match &command.does {
-                Does::Exit(status) => return Ok(*status),
-                Does::Be(status) => *status,
-                Does::Echo(line) => {
+                Action::Exit(status) => return Ok(*status),
+                Action::Be(status) => *status,
+                Action::Echo(line) => {
                     printed = format!("{line}\n").into_bytes();
                     0
                 }
-                Does::Cat(names) if names.is_empty() && command.into.is_none() => {
+                Action::Cat(names) if names.is_empty() && command.into.is_none() => {
                     // Output follows each piece of input at once, until the input ends.
                     while let Some(bytes) = self.input.recv().await {
                         frame::write(self.to, &Frame::Stdout(bytes)).await?;
                     }
                     0
                 }
-                Does::Cat(names) => self.cat(names, &mut printed).await?,
-                Does::Sleep(time) => {
+                Action::Cat(names) => self.cat(names, &mut printed).await?,
+                Action::Sleep(time) => {
                     self.sleep(*time).await;
                     0
                 }
-                Does::Complain(status, words) => {
-                    self.complain(words).await?;
+                Action::Complain(status, words) => {
+                    self.print_error(words).await?;
                     *status
                 }
             };
@@ -125,12 +125,12 @@ impl<W: AsyncWrite + Unpin> Program<'_, W> {
             printed.extend(bytes);
         }
         let mut status = 0;
-        let files = files::look(&self.inside.machine);
+        let files = files::files_of(&self.inside.machine);
         for name in names {
             match files.read(&absolute(&self.cwd, name)) {
                 Some(bytes) => printed.extend(bytes),
                 None => {
-                    self.complain(&format!("cat: {name}: No such file or directory")).await?;
+                    self.print_error(&format!("cat: {name}: No such file or directory")).await?;
                     status = 1;
                 }
             }
@@ -138,7 +138,7 @@ impl<W: AsyncWrite + Unpin> Program<'_, W> {
         Ok(status)
     }
 
-    async fn complain(&mut self, words: &str) -> Result<()> {
+    async fn print_error(&mut self, words: &str) -> Result<()> {
         frame::write(self.to, &Frame::Stderr(format!("{words}\n").into_bytes())).await
     }
 

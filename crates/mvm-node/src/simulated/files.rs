@@ -135,7 +135,7 @@ pub fn absolute(folder: &str, path: &str) -> String {
 }
 
 /// Returns the files of a machine.
-pub fn look(machine: &GuestMachine) -> Files {
+pub fn files_of(machine: &GuestMachine) -> Files {
     machine.with_memory(|memory| (read(memory).files, false))
 }
 
@@ -201,7 +201,7 @@ pub async fn get(
     path: &str,
     notes: bool,
 ) -> Result<()> {
-    let packed = look(machine).pack(path);
+    let packed = files_of(machine).pack(path);
     let packed = packed.map_err(|cause| refusal(Code::GuestIo, format!("read {path}: {cause}")))?;
     let archive =
         packed.ok_or_else(|| refusal(Code::NotFound, format!("read {path}: not there")))?;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 /// The request at which a guest misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
+pub enum Phase {
     Mount,
     Put,
     /// The command is never started.
@@ -27,7 +27,7 @@ pub enum At {
 
 /// How a guest misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum Misbehaviour {
     /// It does nothing.
     Stalls,
     /// It sends, or reads, a little now and then, forever.
@@ -42,8 +42,8 @@ pub const ENDLESS: &str = "endless";
 /// A guest that behaves well except at one request.
 #[derive(Clone, Debug)]
 pub struct Hostile {
-    pub at: At,
-    pub how: How,
+    pub at: Phase,
+    pub how: Misbehaviour,
     /// Whether that request has come.
     pub asked: watch::Sender<bool>,
 }
@@ -64,34 +64,36 @@ struct Host {
 impl Answer for Host {
     async fn answer(&self, request: Request, stream: &mut Stream) -> Result<()> {
         let at = match &request {
-            Request::Mount { .. } => Some(At::Mount),
-            Request::Put { .. } => Some(At::Put),
-            Request::Exec(_) if self.hostile.at == At::Run => Some(At::Run),
-            Request::Exec(_) => Some(At::Start),
-            Request::Get { .. } => Some(At::Get),
-            Request::Unmount { .. } => Some(At::Unmount),
+            Request::Mount { .. } => Some(Phase::Mount),
+            Request::Put { .. } => Some(Phase::Put),
+            Request::Exec(_) if self.hostile.at == Phase::Run => Some(Phase::Run),
+            Request::Exec(_) => Some(Phase::Start),
+            Request::Get { .. } => Some(Phase::Get),
+            Request::Unmount { .. } => Some(Phase::Unmount),
             _ => None,
         };
-        let floods = self.hostile.how == How::Floods;
+        let floods = self.hostile.how == Misbehaviour::Floods;
         let ends = matches!(&request, Request::Get { path, .. } if !path.contains(ENDLESS));
         if at != Some(self.hostile.at) || (floods && ends) {
             return self.inside.answer(request, stream).await;
         }
         self.hostile.asked.send_replace(true);
-        if self.hostile.how == How::Stalls {
+        if self.hostile.how == Misbehaviour::Stalls {
             return std::future::pending().await;
         }
         let piece = match self.hostile.at {
-            At::Run => Frame::Stdout(b".".to_vec()),
-            At::Get if self.hostile.how == How::Floods => Frame::Data(vec![0; 64 * 1024]),
-            At::Get => Frame::Data(vec![0]),
+            Phase::Run => Frame::Stdout(b".".to_vec()),
+            Phase::Get if self.hostile.how == Misbehaviour::Floods => {
+                Frame::Data(vec![0; 64 * 1024])
+            }
+            Phase::Get => Frame::Data(vec![0]),
             // A reply has no pieces to send slowly, so the guest reads its input slowly instead.
             _ => return self.read_slowly(stream).await,
         };
         reply(stream, &()).await?;
         loop {
             frame::write(stream, &piece).await?;
-            if self.hostile.how == How::Floods {
+            if self.hostile.how == Misbehaviour::Floods {
                 continue;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -101,12 +103,12 @@ impl Answer for Host {
 
 impl Host {
     async fn read_slowly(&self, stream: &mut Stream) -> Result<()> {
-        if self.hostile.at == At::Put {
+        if self.hostile.at == Phase::Put {
             reply(stream, &()).await?;
         }
         loop {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            if self.hostile.at == At::Put && frame::read(stream).await?.is_none() {
+            if self.hostile.at == Phase::Put && frame::read(stream).await?.is_none() {
                 return Ok(());
             }
         }

@@ -9,7 +9,7 @@ mod files;
 #[cfg(test)]
 pub mod hostile;
 mod inside;
-mod kept;
+mod kept_program;
 mod program;
 mod script;
 mod silence;
@@ -79,7 +79,7 @@ async fn pass(
 ) {
     let mut buffer = [0; PIPE];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        silence.speak(machine).await;
+        silence.wait_unless_heard(machine).await;
         let runs = running.wait_for(|runs| *runs).await.is_ok();
         if !runs || to.write_all(&buffer[..count]).await.is_err() {
             return;
@@ -99,7 +99,9 @@ impl Answer for Inside {
             Request::Exec(mut request) => match request.keep.take() {
                 // A program with standard input is not kept, since it is not simulated how much
                 // input it has read.
-                Some(keep) if !request.stdin => kept::run(self, stream, request, keep).await,
+                Some(keep) if !request.stdin => {
+                    kept_program::run(self, stream, request, keep).await
+                }
                 _ => exec::run(self, stream, request).await,
             },
             Request::Put { path, notes } => files::put(&self.machine, stream, &path, notes).await,

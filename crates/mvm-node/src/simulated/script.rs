@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     /// The command's action.
-    pub does: Does,
+    pub does: Action,
     /// The file that the output goes to; absent where it goes to the caller.
     pub into: Option<String>,
     /// Whether the command runs only if the previous one has succeeded.
@@ -17,7 +17,7 @@ pub struct Command {
 
 /// The action of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Does {
+pub enum Action {
     /// Ends the whole script with this status.
     Exit(i32),
     /// Returns this status.
@@ -44,24 +44,26 @@ pub fn parse(argv: &[String]) -> Result<Vec<Command>, String> {
     }
 }
 
-fn command(words: &[&str]) -> Result<Does, String> {
-    let Some((name, arguments)) = words.split_first() else { return Ok(Does::Be(0)) };
+fn command(words: &[&str]) -> Result<Action, String> {
+    let Some((name, arguments)) = words.split_first() else { return Ok(Action::Be(0)) };
     let name = name.rsplit_once('/').map_or(*name, |(folder, name)| {
         if matches!(folder, "/bin" | "/usr/bin") { name } else { words[0] }
     });
-    let usage = || Does::Complain(2, format!("{name}: usage"));
+    let usage = || Action::Complain(2, format!("{name}: usage"));
     Ok(match (name, arguments) {
-        ("true" | ":", _) => Does::Be(0),
-        ("false", _) => Does::Be(1),
-        ("echo", words) => Does::Echo(words.join(" ")),
-        ("cat", files) => Does::Cat(files.iter().map(ToString::to_string).collect()),
+        ("true" | ":", _) => Action::Be(0),
+        ("false", _) => Action::Be(1),
+        ("echo", words) => Action::Echo(words.join(" ")),
+        ("cat", files) => Action::Cat(files.iter().map(ToString::to_string).collect()),
         ("sleep", [seconds]) => {
             let seconds: Option<f64> = seconds.parse().ok();
             let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            time.map_or_else(usage, Does::Sleep)
+            time.map_or_else(usage, Action::Sleep)
         }
-        ("exit", []) => Does::Exit(0),
-        ("exit", [status]) => status.parse().map_or_else(|_| usage(), |s: u8| Does::Exit(s.into())),
+        ("exit", []) => Action::Exit(0),
+        ("exit", [status]) => {
+            status.parse().map_or_else(|_| usage(), |s: u8| Action::Exit(s.into()))
+        }
         ("sleep" | "exit", _) => usage(),
         (unknown, _) => return Err(unknown.to_owned()),
     })
@@ -73,7 +75,7 @@ fn list(script: &str) -> Vec<Command> {
     let tokens = match tokens(script) {
         Ok(tokens) => tokens,
         Err(what) => {
-            let does = Does::Complain(2, format!("sh: {what} is not simulated"));
+            let does = Action::Complain(2, format!("sh: {what} is not simulated"));
             return vec![Command { does, into: None, if_well: false }];
         }
     };
@@ -91,7 +93,7 @@ fn list(script: &str) -> Vec<Command> {
             }
         }
         if !words.is_empty() {
-            let missing = |name| Does::Complain(127, format!("sh: {name}: not found"));
+            let missing = |name| Action::Complain(127, format!("sh: {name}: not found"));
             let does = command(&words).unwrap_or_else(missing);
             commands.push(Command { does, into, if_well });
         }
@@ -155,18 +157,18 @@ mod tests {
 
     #[test]
     fn a_script_is_read_as_a_shell_reads_it() {
-        let echo = |words: &str| Does::Echo(words.to_owned());
+        let echo = |words: &str| Action::Echo(words.to_owned());
         let plain = |does| Command { does, into: None, if_well: false };
-        assert_eq!(sh("echo 'a  b' \"c\"; true"), [plain(echo("a  b c")), plain(Does::Be(0))]);
+        assert_eq!(sh("echo 'a  b' \"c\"; true"), [plain(echo("a  b c")), plain(Action::Be(0))]);
         let told = Command { into: Some("/x".to_owned()), ..plain(echo("hot")) };
         assert_eq!(sh("echo hot >/x\n"), [told]);
-        let after = Command { if_well: true, ..plain(Does::Exit(7)) };
-        assert_eq!(sh("/bin/false && exit 7"), [plain(Does::Be(1)), after]);
+        let after = Command { if_well: true, ..plain(Action::Exit(7)) };
+        assert_eq!(sh("/bin/false && exit 7"), [plain(Action::Be(1)), after]);
         assert_eq!(sh(""), []);
         for odd in ["echo $HOME", "a | b", "x &", "cat <f", "echo 'open", "echo >>f"] {
-            assert!(matches!(sh(odd)[..], [Command { does: Does::Complain(2, _), .. }]), "{odd}");
+            assert!(matches!(sh(odd)[..], [Command { does: Action::Complain(2, _), .. }]), "{odd}");
         }
-        assert!(matches!(sh("make")[..], [Command { does: Does::Complain(127, _), .. }]));
+        assert!(matches!(sh("make")[..], [Command { does: Action::Complain(127, _), .. }]));
         assert_eq!(parse(&["make".to_owned()]), Err("make".to_owned()));
         let own = parse(&["/work/true".to_owned()]);
         assert_eq!(own, Err("/work/true".to_owned()), "a program of somebody's own");

@@ -46,11 +46,11 @@ impl Silence {
             crate::locks::locked(&self.0.fallen).insert(machine);
             self.0.struck.notify_one();
         }
-        self.speak(machine).await;
+        self.wait_unless_heard(machine).await;
     }
 
     /// Returns if the guest is not silent; otherwise never.
-    pub(super) async fn speak(&self, machine: u64) {
+    pub(super) async fn wait_unless_heard(&self, machine: u64) {
         if crate::locks::locked(&self.0.fallen).contains(&machine) {
             std::future::pending::<()>().await;
         }

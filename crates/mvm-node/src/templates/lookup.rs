@@ -4,7 +4,7 @@
 //! changed: memory, device state and disks of a machine that is ready and has no identity. Its name
 //! is the digest of everything that it depends on, so that any change makes another template.
 
-use super::standing::{NOTE, Renewals};
+use super::metrics::{NOTE, Renewals};
 use crate::Result;
 use crate::accelerator::AcceleratorChoice;
 use crate::blocking::{blocking, paths_in};

@@ -2,9 +2,9 @@
 //! template is first booted as an instance.
 
 mod lookup;
+mod metrics;
 mod renewal;
-mod standing;
 
 pub(crate) use lookup::{Template, Templates, is_template_builder, publish};
 #[cfg(test)]
-pub(crate) use standing::RENEWED;
+pub(crate) use metrics::RENEWED;

@@ -6,7 +6,7 @@
 //! are.
 
 use super::lookup::{Template, Templates};
-use super::standing::{NOTE, RENEWED};
+use super::metrics::{NOTE, RENEWED};
 use crate::Result;
 use crate::blocking::blocking;
 use crate::error::io;
@@ -43,7 +43,12 @@ impl Templates {
 
     /// Counts how a clone of the template came up, and gives the template up after too many
     /// failures.
-    pub(crate) async fn judge(&self, pool: &PoolRef, template: &Template, outcome: &Result<()>) {
+    pub(crate) async fn note_clone_end(
+        &self,
+        pool: &PoolRef,
+        template: &Template,
+        outcome: &Result<()>,
+    ) {
         let end = end_of(outcome);
         // Another clone may have given the template up: then this result does not concern the
         // present one.

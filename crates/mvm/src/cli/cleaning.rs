@@ -5,7 +5,7 @@ use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_model::Code;
-use mvm_node::remains::{self, Left, Verdict};
+use mvm_node::remains::{self, StateDirRemains, Verdict};
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -71,13 +71,14 @@ pub fn run(context: &Context, asked: Clean) -> Outcome {
 }
 
 async fn clean(root: &Path, yes: bool) -> Result<Vec<Item>, CliError> {
-    let all = remains::left(root).await?;
-    let orphans: Vec<&Left> = all.iter().filter(|left| left.verdict == Verdict::Orphan).collect();
+    let all = remains::find_remains(root).await?;
+    let orphans: Vec<&StateDirRemains> =
+        all.iter().filter(|left| left.verdict == Verdict::Orphan).collect();
     let agreed = yes || (!orphans.is_empty() && agrees(&orphans));
     let mut removed = Vec::new();
     if agreed {
         // Leftovers whose owner has come to life since they were shown are left alone.
-        for left in remains::left(root).await? {
+        for left in remains::find_remains(root).await? {
             let shown = orphans.iter().any(|orphan| orphan.owner == left.owner);
             if left.verdict == Verdict::Orphan && shown {
                 remains::remove(&left).await?;
@@ -97,7 +98,7 @@ async fn clean(root: &Path, yes: bool) -> Result<Vec<Item>, CliError> {
 
 /// Lists the agents to stop first, where a state directory is gone and its agent still runs. Other
 /// things that live are not shown.
-fn agents_of(left: &Left) -> Vec<Item> {
+fn agents_of(left: &StateDirRemains) -> Vec<Item> {
     let item = |pid: &u32| Item {
         kind: "agent",
         name: format!("agent pid {pid} has its lock open: end it first"),
@@ -109,7 +110,7 @@ fn agents_of(left: &Left) -> Vec<Item> {
     left.agents.iter().map(item).collect()
 }
 
-fn items_of(left: Left, removed: bool) -> Vec<Item> {
+fn items_of(left: StateDirRemains, removed: bool) -> Vec<Item> {
     let verdict = if left.verdict == Verdict::Orphan { "orphan" } else { "unknown" };
     let root = left.roots.first().map(|root| root.display().to_string());
     let processes = left.processes.iter();
@@ -126,7 +127,7 @@ fn items_of(left: Left, removed: bool) -> Vec<Item> {
 }
 
 /// Shows the leftovers, and asks the user at the terminal.
-fn agrees(orphans: &[&Left]) -> bool {
+fn agrees(orphans: &[&StateDirRemains]) -> bool {
     if !std::io::stdin().is_terminal() {
         return false;
     }

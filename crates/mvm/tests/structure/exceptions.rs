@@ -11,5 +11,7 @@ pub const LARGE: [(&str, &str); 1] = [(
 )];
 
 /// Async functions that block, and why they may.
-pub const BLOCKING: [(&str, &str); 1] =
-    [("mvm-node: remains::left", "runs in a command, which has nothing else to do meanwhile")];
+pub const BLOCKING: [(&str, &str); 1] = [(
+    "mvm-node: remains::find_remains",
+    "runs in a command, which has nothing else to do meanwhile",
+)];

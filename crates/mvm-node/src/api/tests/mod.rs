@@ -245,7 +245,7 @@ async fn the_agent_describes_what_it_serves() {
 }
 
 /// Requests the tenant `name` with this idempotency key; returns status and body.
-async fn make(app: &Router, name: &str, key: &str) -> (u16, Value) {
+async fn create_tenant(app: &Router, name: &str, key: &str) -> (u16, Value) {
     let request = Request::builder().method("POST").uri("/v1/tenants");
     let request = request.header("content-type", "application/json");
     let request = request.header("idempotency-key", key).body(Body::from(tenant_body(name)));
@@ -325,13 +325,13 @@ async fn a_create_with_a_key_happens_once() {
         ("newer", "made", 422, "idempotency_key_reused"),
         ("new", "", 400, "invalid_value"),
     ] {
-        let (answered, body) = make(&app, name, key).await;
+        let (answered, body) = create_tenant(&app, name, key).await;
         assert_eq!((answered, &body["code"]), (status, &json!(code)), "{key}: {body}");
     }
-    assert_eq!(make(&app, "new", "made").await, (200, json!({ "tenant_id": "new" })));
+    assert_eq!(create_tenant(&app, "new", "made").await, (200, json!({ "tenant_id": "new" })));
     // A refused request frees its key, for any body.
     for name in ["new", "newer"] {
-        let (status, body) = make(&app, name, "free").await;
+        let (status, body) = create_tenant(&app, name, "free").await;
         assert!(status == 409 && !body["code"].to_string().contains("idempotency"), "{body}");
     }
     assert_eq!(agent.base.records.store().list("idempotency/").await.expect("listed").len(), 3);

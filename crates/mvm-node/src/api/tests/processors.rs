@@ -2,8 +2,8 @@
 
 use crate::agent::Agent;
 use crate::crashes::host::{Host, own_network};
-use crate::crashes::operations::{instance, linger_no_more, only, pool, runners};
-use crate::crashes::runs::{MARK, read, settle};
+use crate::crashes::operations::{disable_lingering, instance, only, pool, runners};
+use crate::crashes::runs::{MARK, read, wait_until_idle};
 use mvm_model::accelerator::Processor;
 use mvm_model::{Accelerator, Actor, Code, Recycle, State};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ async fn is(agent: &Arc<Agent>, state: State, accelerator: Option<Accelerator>) 
 
 async fn bring(agent: &Arc<Agent>, to: State) -> Result<(), Code> {
     let id = only(agent).await.expect("an instance").id;
-    let brought = agent.lifecycle.instances.bring(id, to, &Actor::Agent).await;
+    let brought = agent.lifecycle.instances.transition_to(id, to, &Actor::Agent).await;
     brought.map(drop).map_err(|error| error.code().known().expect("a code"))
 }
 
@@ -42,7 +42,7 @@ fn keeps(own: Accelerator, other: Accelerator) {
     host.machines().set_processor(Some(processor(own)));
     let begun = host.agent(async |agent| {
         pool(&agent, Recycle::Keep, None).await.expect("a pool");
-        linger_no_more(&agent).await.expect("a policy");
+        disable_lingering(&agent).await.expect("a policy");
         instance(&agent, State::Running).await.expect("an instance");
         is(&agent, State::Running, Some(own)).await;
     });
@@ -81,7 +81,7 @@ fn a_machine_that_could_not_wake_is_not_put_to_sleep_and_one_that_sleeps_stays_a
     let done = host.agent(async |agent| {
         let kvm = Some(Accelerator::Kvm);
         pool(&agent, Recycle::Keep, None).await.expect("a pool");
-        linger_no_more(&agent).await.expect("a policy");
+        disable_lingering(&agent).await.expect("a policy");
         instance(&agent, State::Running).await.expect("an instance");
         machines.set_kvm_gone(true);
         assert_eq!(bring(&agent, State::Sleeping).await, Err(Code::KvmUnavailable));
@@ -116,7 +116,7 @@ fn a_template_of_another_accelerator_stays_until_the_new_one_is_made() {
             agent.base.records.read(|world| templates.of_pool(&world.pools[&runners()]))
         };
         let old = present().expect("a template").files.dir;
-        let turn = agent.pools.template_maker.turn_of(&runners());
+        let turn = agent.pools.template_maker.lock_of(&runners());
         // Nothing is made meanwhile.
         let held = turn.lock().await;
         use_for_new(Accelerator::Kvm);
@@ -131,7 +131,7 @@ fn a_template_of_another_accelerator_stays_until_the_new_one_is_made() {
             agent.base.wake.notify();
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        settle(&agent).await.expect("rest");
+        wait_until_idle(&agent).await.expect("rest");
         assert!(!old.exists(), "nothing needs it any more");
         let events = agent.base.records.events_after(0).await.expect("events");
         let why =

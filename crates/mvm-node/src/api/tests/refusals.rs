@@ -6,7 +6,7 @@ use crate::api::app;
 use crate::crashes::checks;
 use crate::crashes::host::{Host, IMAGES, own_network};
 use crate::crashes::operations::{build, pool, pool_in, runners};
-use crate::crashes::runs::{MARK, read, settle, write};
+use crate::crashes::runs::{MARK, read, wait_until_idle, write};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
@@ -27,7 +27,7 @@ use tower::ServiceExt;
 
 /// The caller.
 #[derive(Clone, Copy, Debug)]
-enum Who {
+enum Caller {
     /// A process on this machine.
     Root,
     /// An operator, through a coordinator.
@@ -36,16 +36,16 @@ enum Who {
     Bob,
 }
 
-impl Who {
+impl Caller {
     fn peer(self) -> Peer {
         let forwarded = |identity: &str| Peer::Forwarded {
             identity: format!("spiffe://mvm/{identity}").parse().expect("an identity"),
             by: "c1".parse().expect("a name"),
         };
         match self {
-            Who::Root => Peer::Unix { uid: Some(0) },
-            Who::Alice => forwarded("operator/alice"),
-            Who::Bob => forwarded("tenant-operator/ci/bob"),
+            Caller::Root => Peer::Unix { uid: Some(0) },
+            Caller::Alice => forwarded("operator/alice"),
+            Caller::Bob => forwarded("tenant-operator/ci/bob"),
         }
     }
 }
@@ -53,7 +53,7 @@ impl Who {
 /// A request, and the code of its refusal.
 struct Refused {
     operation: &'static str,
-    who: Who,
+    who: Caller,
     /// The values of the path's parameters in their order, and the query.
     at: Vec<String>,
     body: Value,
@@ -188,9 +188,9 @@ async fn instance(
 ) -> crate::Result<InstanceId> {
     let made = agent.lifecycle.transitions.create(&runners(), None).await?;
     if state != State::Created {
-        agent.lifecycle.instances.bring(made.id, State::Running, &Actor::Agent).await?;
+        agent.lifecycle.instances.transition_to(made.id, State::Running, &Actor::Agent).await?;
         write(agent, made.id, MARK, "mine").await?;
-        agent.lifecycle.instances.bring(made.id, state, &Actor::Agent).await?;
+        agent.lifecycle.instances.transition_to(made.id, state, &Actor::Agent).await?;
     }
     agent.base.records.update(made.id, |instance| instance.lease = lease).await?;
     Ok(made.id)
@@ -238,7 +238,7 @@ async fn prepare(agent: &Arc<Agent>, app: &Router) -> crate::Result<Stage> {
     stage.ended_job = job.job_id.to_string();
     let leader = json!({ "fleet_id": "main", "epoch": 7 });
     let obeyed =
-        Refused { operation: "node.leader", who: Who::Root, at: vec![], body: leader, code: "" };
+        Refused { operation: "node.leader", who: Caller::Root, at: vec![], body: leader, code: "" };
     assert_eq!(send(app, &obeyed).await.1, 200);
     // The quota allows no more instances, jobs, or running or warm machines.
     let usage = agent.base.records.read(|world| world.usage(&runners().tenant));
@@ -274,7 +274,7 @@ fn refusals(stage: &Stage) -> Vec<Refused> {
 
 fn refused(
     operation: &'static str,
-    who: Who,
+    who: Caller,
     at: &[&str],
     body: Value,
     code: &'static str,
@@ -283,7 +283,7 @@ fn refused(
 }
 
 fn of_instances(stage: &Stage) -> Vec<Refused> {
-    use Who::{Alice, Bob, Root};
+    use Caller::{Alice, Bob, Root};
     let mut all = Vec::new();
     let mut on = |operation, who, id: InstanceId, query: &str, code| {
         let id = id.to_string();
@@ -338,7 +338,7 @@ fn of_instances(stage: &Stage) -> Vec<Refused> {
 }
 
 fn of_leases_and_jobs(stage: &Stage) -> Vec<Refused> {
-    use Who::Root;
+    use Caller::Root;
     let (none, ended) = (["l-0badbeef"], [&*stage.ended_job]);
     let minute = json!({ "lease_s": 60 });
     let spec = json!({ "spec": { "argv": ["true"] } });
@@ -358,7 +358,7 @@ fn of_leases_and_jobs(stage: &Stage) -> Vec<Refused> {
 }
 
 fn of_tenants_and_pools() -> Vec<Refused> {
-    use Who::Root;
+    use Caller::Root;
     let (runners, bare) = (["ci", "runners"], ["ci", "bare"]);
     let network = |net: u32, subnet: &str| json!({ "tenant_net_id": net, "ipv4_subnet": subnet });
     let tenant = |name: &str, network| json!({ "name": name, "network": network });
@@ -401,7 +401,7 @@ fn of_tenants_and_pools() -> Vec<Refused> {
 }
 
 fn of_the_node() -> Vec<Refused> {
-    use Who::Root;
+    use Caller::Root;
     let leader = |fleet: &str, epoch: u64| json!({ "fleet_id": fleet, "epoch": epoch });
     let document = |agent: &str| json!({ "schema_version": 1, "node_id": agent, "tenants": [] });
     let told = |leader| json!({ "leader": leader, "digest": "d", "document": document("node") });
@@ -461,7 +461,7 @@ fn of_strangers() -> Vec<Refused> {
     agents
         .map(|route| {
             let at = route.path.matches('{').map(|_| "lab").collect::<Vec<_>>();
-            refused(route.operation, Who::Bob, &at, json!({}), "forbidden")
+            refused(route.operation, Caller::Bob, &at, json!({}), "forbidden")
         })
         .collect()
 }
@@ -542,22 +542,22 @@ fn a_holder_puts_its_own_machine_aside_and_its_lease_with_it() {
         let ids = id.to_string();
         let at = ["ci", "runners", &*ids];
         for operation in ["instance.warm", "instance.sleep", "instance.stop"] {
-            let put = refused(operation, Who::Alice, &at, json!({}), "");
+            let put = refused(operation, Caller::Alice, &at, json!({}), "");
             let (what, status, body) = send(&app, &put).await;
             assert_eq!(status, 200, "{what}: {body}");
             assert_eq!(lease_of().await, None, "{what}");
             let wake =
                 if operation == "instance.stop" { "instance.start" } else { "instance.wake" };
             let (what, status, body) =
-                send(&app, &refused(wake, Who::Alice, &at, json!({}), "")).await;
+                send(&app, &refused(wake, Caller::Alice, &at, json!({}), "")).await;
             assert_eq!(status, 200, "{what}: {body}");
             assert_eq!(lease_of().await.as_deref(), Some("operator:alice"), "{what}");
         }
         // An instance under another's lease can be destroyed nonetheless.
         let (what, status, body) =
-            send(&app, &refused("instance.destroy", Who::Root, &at, json!({}), "")).await;
+            send(&app, &refused("instance.destroy", Caller::Root, &at, json!({}), "")).await;
         assert_eq!(status, 200, "{what}: {body}");
-        settle(&agent).await.expect("rest");
+        wait_until_idle(&agent).await.expect("rest");
         checks::faults(&agent, &host).await
     });
     host.disconnect();

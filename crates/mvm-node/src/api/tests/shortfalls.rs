@@ -10,17 +10,17 @@ async fn pools_that_keep_more_up_than_the_host_has_say_so() {
     let (_dir, agent) = agent().await;
     let app = app(agent.clone());
     let root = Peer::Unix { uid: Some(0) };
-    let lacks = async |path: &str| -> Vec<String> {
+    let shortfalls = async |path: &str| -> Vec<String> {
         let (status, text) = ask(&app, "GET", path, &root).await;
         assert_eq!(status, 200, "{text}");
         let shown: Value = serde_json::from_str(&text).expect("JSON");
-        let lacks = shown["shortfalls"].as_array().cloned().unwrap_or_default();
-        lacks.iter().map(|lack| lack["code"].as_str().expect("a code").to_owned()).collect()
+        let shortfalls = shown["shortfalls"].as_array().cloned().unwrap_or_default();
+        shortfalls.iter().map(|lack| lack["code"].as_str().expect("a code").to_owned()).collect()
     };
     let memory = "memory".to_owned();
     let pool = "/v1/tenants/ci/pools/runners";
     for path in [pool, "/v1/agent"] {
-        assert!(!lacks(path).await.contains(&memory), "{path}");
+        assert!(!shortfalls(path).await.contains(&memory), "{path}");
     }
     // Either pool fits alone; both together do not.
     let host = agent.supplies.host.capacity().mem_mib;
@@ -45,8 +45,10 @@ async fn pools_that_keep_more_up_than_the_host_has_say_so() {
         })
         .await
         .expect("written");
-    assert!(lacks(pool).await.contains(&memory) && lacks("/v1/agent").await.contains(&memory));
-    assert!(lacks(pool).await.contains(&"vcpus".to_owned()));
+    assert!(
+        shortfalls(pool).await.contains(&memory) && shortfalls("/v1/agent").await.contains(&memory)
+    );
+    assert!(shortfalls(pool).await.contains(&"vcpus".to_owned()));
     let (_, metrics) = ask(&app, "GET", "/metrics", &root).await;
     for lack in ["memory", "vcpus"] {
         assert!(metrics.contains(&format!("mvm_shortfall{{lack=\"{lack}\"}} 1")), "{metrics}");

@@ -85,7 +85,7 @@ impl Logs {
     }
 
     /// Renames the log of a destroyed tenant.
-    pub fn put_aside(&self, tenant: &str) -> Result<()> {
+    pub fn retire(&self, tenant: &str) -> Result<()> {
         let mut open = locked(&self.open);
         let from = self.dir.join(tenant);
         if !from.exists() {
@@ -100,10 +100,10 @@ impl Logs {
     }
 
     /// At start: renames the logs of destroyed tenants that the last agent did not get to.
-    pub fn put_aside_all_but(&self, lives: impl Fn(&str) -> bool) -> Result<()> {
+    pub fn retire_all_but(&self, lives: impl Fn(&str) -> bool) -> Result<()> {
         for log in self.list() {
             if log.gone_at.is_none() && log.log != NODE_LOG && !lives(&log.log) {
-                self.put_aside(&log.log)?;
+                self.retire(&log.log)?;
             }
         }
         Ok(())
@@ -178,7 +178,7 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Removes the files of an unfinished pruning.
-fn remove_rests(dir: &Path) -> Result<()> {
+fn remove_unfinished(dir: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     let paths = entries.flatten().map(|entry| entry.path());
     let mut rests = paths.filter(|path| path.extension().is_some_and(|e| e == REST));
@@ -188,7 +188,7 @@ fn remove_rests(dir: &Path) -> Result<()> {
 impl LogFile {
     fn open(dir: &Path, log: &str, clock: &Clock) -> Result<LogFile> {
         make_dir(dir, 0o700)?;
-        remove_rests(dir)?;
+        remove_unfinished(dir)?;
         let files = files_in(dir);
         let mut chain = Chain::new(log);
         let Some(last) = files.last() else { return LogFile::begin(dir, clock, chain) };
@@ -406,10 +406,10 @@ mod tests {
         for log in ["ci", "prod", NODE_LOG] {
             logs.append(log, entry("a")).expect("append");
         }
-        logs.put_aside("ci").expect("aside");
-        logs.put_aside("none").expect("nothing there");
+        logs.retire("ci").expect("aside");
+        logs.retire("none").expect("nothing there");
         assert_eq!(logs.append("ci", entry("b")).expect("append").number, 1);
-        logs.put_aside_all_but(|log| log == "ci").expect("aside");
+        logs.retire_all_but(|log| log == "ci").expect("aside");
         let all = logs.list();
         let names: Vec<&str> =
             all.iter().map(|log| log.log.split('@').next().expect("name")).collect();

@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The part of a file's beginning that is removed.
-struct Cut {
+struct RemovedPart {
     path: PathBuf,
     inode: u64,
     /// The offset of the part that stays.
@@ -41,10 +41,10 @@ impl Logs {
         // One pruning at a time reads the files, without blocking writers.
         let _turn = locked(&self.pruning);
         let mut view = PrunedView { log: log.to_owned(), ..PrunedView::default() };
-        self.prove(log)?;
+        self.verify(log)?;
         let dir = self.dir.join(log);
         for path in self.closed(log, before, &mut at)? {
-            let Some(cut) = find_cut(&path, before)? else { break };
+            let Some(cut) = find_removed_part(&path, before)? else { break };
             let stays = cut.rest.then(|| copy_rest(&cut)).transpose()?;
             at("the rest is copied")?;
             self.anchor_and_remove(log, &cut, stays.as_deref(), entry, &mut at)?;
@@ -86,7 +86,7 @@ impl Logs {
     fn anchor_and_remove(
         &self,
         log: &str,
-        cut: &Cut,
+        cut: &RemovedPart,
         stays: Option<&Path>,
         entry: &Entry,
         at: &mut impl FnMut(&str) -> Result<()>,
@@ -113,7 +113,7 @@ impl Logs {
     }
 
     /// A log that does not verify is evidence, so it is not pruned.
-    fn prove(&self, log: &str) -> Result<()> {
+    fn verify(&self, log: &str) -> Result<()> {
         let of = log.split(GONE).next().map(str::to_owned);
         let mut verifier = Verifier::new(Expected { log: of, ..Expected::default() });
         let failed = |e| io(format!("read the audit log {log}"), e);
@@ -125,15 +125,15 @@ impl Logs {
                     break;
                 }
                 let count = bytes.len();
-                verifier.feed(bytes, drop).map_err(|flaw| unsound(log, flaw))?;
+                verifier.feed(bytes, drop).map_err(|flaw| not_whole(log, flaw))?;
                 reader.consume(count);
             }
         }
-        verifier.end().map(drop).map_err(|flaw| unsound(log, flaw))
+        verifier.end().map(drop).map_err(|flaw| not_whole(log, flaw))
     }
 }
 
-fn unsound(log: &str, flaw: Flaw) -> Error {
+fn not_whole(log: &str, flaw: Flaw) -> Error {
     NodeError::LogBroken { log: log.to_owned(), flaw }.into()
 }
 
@@ -147,7 +147,7 @@ fn begins_before(path: &Path, before: Millis) -> bool {
 
 /// Finds the part to remove of a file that is no longer written; `None` where its first record
 /// stays.
-fn find_cut(path: &Path, before: Millis) -> Result<Option<Cut>> {
+fn find_removed_part(path: &Path, before: Millis) -> Result<Option<RemovedPart>> {
     let failed = |e| io(format!("read {}", path.display()), e);
     let file = File::open(path).map_err(failed)?;
     let inode = file.metadata().map_err(failed)?.ino();
@@ -166,11 +166,11 @@ fn find_cut(path: &Path, before: Millis) -> Result<Option<Cut>> {
     }
     let rest = pruning.has_ended();
     let path = path.to_owned();
-    Ok(pruning.found().map(|pruned| Cut { path, inode, from, rest, pruned }))
+    Ok(pruning.found().map(|pruned| RemovedPart { path, inode, from, rest, pruned }))
 }
 
 /// Copies the part that stays to a durable file beside the original, under a name that no log has.
-fn copy_rest(cut: &Cut) -> Result<PathBuf> {
+fn copy_rest(cut: &RemovedPart) -> Result<PathBuf> {
     let beside = cut.path.with_extension(REST);
     let copy = || {
         let mut from = File::open(&cut.path)?;

@@ -87,7 +87,7 @@ impl Halted {
 
 /// Returns the error for operations that wait for the guest of a machine that is paused because
 /// the disk is full; `None` where it is not.
-pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Error> {
+pub(crate) fn no_space_error(machine: &Arc<dyn Machine>) -> Option<Error> {
     let condition = machine.condition().borrow().clone();
     let Condition::Halted(halt @ Halt::NoSpace { .. }) = condition else { return None };
     Some(MachineError::HeldBack(halt).into())

@@ -42,13 +42,13 @@ fn agent<T>(host: &Host, work: impl AsyncFnOnce(&Arc<Agent>, &SimHypervisor) -> 
 async fn running(agent: &Arc<Agent>) -> Result<Instance> {
     pool(agent, Recycle::Reset, None).await?;
     let instance = agent.lifecycle.transitions.create(&runners(), None).await?;
-    agent.lifecycle.instances.bring(instance.id, State::Running, &Actor::Agent).await?;
+    agent.lifecycle.instances.transition_to(instance.id, State::Running, &Actor::Agent).await?;
     Ok(instance)
 }
 
 /// Returns the first event of this instance after `since` whose reason contains `words`; waits for
 /// it.
-async fn told(agent: &Agent, id: InstanceId, since: u64, words: &str) -> Event {
+async fn await_event(agent: &Agent, id: InstanceId, since: u64, words: &str) -> Event {
     let mut coming = agent.base.records.follow_events();
     let fits = |e: &Event| {
         e.id > since
@@ -76,12 +76,12 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
         agent.lifecycle.halted.set_terms(HOUR, disk(0).1);
         let machine = running(agent).await?;
         sim.set_obstacle(&agent.base.state_dir.marker(machine.id), full());
-        let event = told(agent, machine.id, 0, words).await;
+        let event = await_event(agent, machine.id, 0, words).await;
         assert_eq!((event.from, event.to), (Some(State::Running), State::Running));
         assert_eq!(event.cause, "hypervisor");
         let view = agent.views.instances.show(&machine.reference()).await?;
         assert_eq!(view.paused.map(|paused| paused.cause), Some(Cause::NoSpace));
-        let metrics = agent.views.metrics.tell(None)?;
+        let metrics = agent.views.metrics.render(None)?;
         let labels = r#"{tenant="ci",pool="runners",cause="no_space"}"#;
         for line in [format!("mvm_paused{labels} 1"), format!("mvm_pauses_total{labels} 1")] {
             assert!(metrics.contains(&line), "{line}: {metrics}");
@@ -98,7 +98,7 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
         assert!(!agent.base.records.events_after(0).await?.iter().any(gone_on));
         sim.set_obstacle(&marker, None);
         free.store(64, Ordering::SeqCst);
-        told(agent, machine.id, 0, GOES_ON).await;
+        await_event(agent, machine.id, 0, GOES_ON).await;
         assert_eq!(sim.is_running(&marker), Some(true));
         assert!(agent.views.instances.show(&machine.reference()).await?.paused.is_none());
         Ok(())
@@ -115,13 +115,13 @@ fn a_machine_that_was_put_aside_is_not_one_that_is_paused() {
         agent.lifecycle.halted.set_terms(HOUR, room);
         let machine = running(agent).await?;
         let marker = agent.base.state_dir.marker(machine.id);
-        agent.lifecycle.instances.bring(machine.id, State::Warm, &Actor::Agent).await?;
+        agent.lifecycle.instances.transition_to(machine.id, State::Warm, &Actor::Agent).await?;
         sim.set_obstacle(&marker, full());
         free.store(64, Ordering::SeqCst);
         assert!(agent.views.instances.show(&machine.reference()).await?.paused.is_none());
         assert_eq!(sim.is_running(&marker), Some(false));
         sim.set_obstacle(&marker, None);
-        agent.lifecycle.instances.bring(machine.id, State::Running, &Actor::Agent).await?;
+        agent.lifecycle.instances.transition_to(machine.id, State::Running, &Actor::Agent).await?;
         assert_eq!(sim.is_running(&marker), Some(true));
         Ok(())
     });
@@ -179,7 +179,7 @@ fn a_broken_disk_and_a_crashed_guest_fail_their_machine_with_the_reason() {
             let machine = running(agent).await?;
             let marker = agent.base.state_dir.marker(machine.id);
             sim.set_obstacle(&marker, Some(halt));
-            while told(agent, machine.id, 0, words).await.to != State::Failed {}
+            while await_event(agent, machine.id, 0, words).await.to != State::Failed {}
             agent.lifecycle.instances.destroy(machine.id, &Actor::Agent).await?;
             assert_eq!(sim.is_running(&marker), None);
         }
@@ -200,20 +200,23 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
         write(agent, machine.id, "/run/note", "mine").await?;
         // The lingering process of the sleeping machine is the one that finds no space.
         for from in [State::Warm, State::Sleeping] {
-            agent.lifecycle.instances.bring(machine.id, from, &Actor::Agent).await?;
+            agent.lifecycle.instances.transition_to(machine.id, from, &Actor::Agent).await?;
             sim.set_obstacle(&marker, full());
             free.store(0, Ordering::SeqCst);
             let since = agent.base.records.newest_event();
             haste::make(50);
-            let refused =
-                agent.lifecycle.instances.bring(machine.id, State::Running, &Actor::Agent).await;
+            let refused = agent
+                .lifecycle
+                .instances
+                .transition_to(machine.id, State::Running, &Actor::Agent)
+                .await;
             haste::make(1);
             assert_eq!(refused.expect_err("it does not answer").code(), Code::NoSpace);
             let view = agent.views.instances.show(&machine.reference()).await?;
             assert_eq!((view.state, view.paused.is_some()), (State::Running, true));
             sim.set_obstacle(&marker, None);
             free.store(64, Ordering::SeqCst);
-            told(agent, machine.id, since, GOES_ON).await;
+            await_event(agent, machine.id, since, GOES_ON).await;
             assert_eq!(read(agent, machine.id, "/run/note").await?.trim(), "mine");
         }
         Ok(())

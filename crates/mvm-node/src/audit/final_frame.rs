@@ -14,7 +14,7 @@ const HEAD: usize = 5;
 
 /// A guest's stream of frames. If it ends between two frames and there is a reason, an error frame
 /// with the reason is added, in the form of the guest's own errors.
-pub(super) struct LastWord<G, W> {
+pub(super) struct FinalFrame<G, W> {
     guest: G,
     why: W,
     /// The bytes read of a frame's head.
@@ -22,30 +22,30 @@ pub(super) struct LastWord<G, W> {
     have: usize,
     /// The number of payload bytes still to come.
     left: usize,
-    said: bool,
-    word: Vec<u8>,
+    sent: bool,
+    frame: Vec<u8>,
 }
 
-impl<G, W: Fn() -> Option<Arc<Error>>> LastWord<G, W> {
+impl<G, W: Fn() -> Option<Arc<Error>>> FinalFrame<G, W> {
     pub(super) fn new(guest: G, why: W) -> Self {
-        let (head, word) = ([0; HEAD], Vec::new());
-        LastWord { guest, why, head, have: 0, left: 0, said: false, word }
+        let (head, frame) = ([0; HEAD], Vec::new());
+        FinalFrame { guest, why, head, have: 0, left: 0, sent: false, frame }
     }
 
     /// Returns the added frame, once, and only where the stream ended between two frames.
-    pub(super) fn take_word(&mut self) -> Vec<u8> {
-        if self.said || self.have > 0 || self.left > 0 {
-            return std::mem::take(&mut self.word);
+    pub(super) fn take_frame(&mut self) -> Vec<u8> {
+        if self.sent || self.have > 0 || self.left > 0 {
+            return std::mem::take(&mut self.frame);
         }
         let Some(why) = (self.why)() else { return Vec::new() };
-        self.said = true;
+        self.sent = true;
         frame::bytes(&Frame::Reply(Reply::Error {
             code: why.code().to_string(),
             message: why.detail(),
         }))
     }
 
-    fn follow(&mut self, mut bytes: &[u8]) {
+    fn track(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let part = self.left.min(bytes.len());
@@ -62,7 +62,7 @@ impl<G, W: Fn() -> Option<Arc<Error>>> LastWord<G, W> {
     }
 }
 
-impl<G, W> AsyncRead for LastWord<G, W>
+impl<G, W> AsyncRead for FinalFrame<G, W>
 where
     G: AsyncRead + Unpin,
     W: Fn() -> Option<Arc<Error>> + Unpin,
@@ -73,27 +73,27 @@ where
         into: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
         let before = into.filled().len();
-        let read = match self.word.is_empty() {
+        let read = match self.frame.is_empty() {
             true => ready!(Pin::new(&mut self.guest).poll_read(cx, into)),
             false => Ok(()),
         };
         if into.filled().len() > before {
             let came = into.filled()[before..].to_vec();
-            self.follow(&came);
+            self.track(&came);
             return Poll::Ready(read);
         }
-        let mut word = self.take_word();
-        if word.is_empty() {
+        let mut frame = self.take_frame();
+        if frame.is_empty() {
             return Poll::Ready(read);
         }
-        let rest = word.split_off(word.len().min(into.remaining()));
-        into.put_slice(&word);
-        self.word = rest;
+        let rest = frame.split_off(frame.len().min(into.remaining()));
+        into.put_slice(&frame);
+        self.frame = rest;
         Poll::Ready(Ok(()))
     }
 }
 
-impl<G: AsyncWrite + Unpin, W: Unpin> AsyncWrite for LastWord<G, W> {
+impl<G: AsyncWrite + Unpin, W: Unpin> AsyncWrite for FinalFrame<G, W> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -118,7 +118,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     async fn through(bytes: &[u8], why: Option<Arc<Error>>) -> Vec<u8> {
-        let mut guest = LastWord::new(bytes, move || why.clone());
+        let mut guest = FinalFrame::new(bytes, move || why.clone());
         let mut came = Vec::new();
         // The reads are in pieces that split every frame.
         let mut piece = [0; 3];
@@ -131,16 +131,16 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_is_cut_between_two_frames_ends_with_the_reason() {
         let why = Arc::new(Error::from(MachineError::Silent { seconds: 60 }));
-        let said = frame::bytes(&Frame::Stdout(b"hello".to_vec()));
-        assert_eq!(through(&said, None).await, said);
-        let came = through(&said, Some(why.clone())).await;
-        let last = came.strip_prefix(&said[..]).expect("all that the guest said");
+        let sent = frame::bytes(&Frame::Stdout(b"hello".to_vec()));
+        assert_eq!(through(&sent, None).await, sent);
+        let came = through(&sent, Some(why.clone())).await;
+        let last = came.strip_prefix(&sent[..]).expect("all that the guest sent");
         let last = frame::read(&mut &last[..]).await.expect("memory");
         let (code, message) = (why.code(), why.detail());
         assert_eq!(last, Some(Frame::Reply(Reply::Error { code: code.to_string(), message })));
         // No frame can be added within another.
-        for cut in [1, 5, said.len() - 1] {
-            assert_eq!(through(&said[..cut], Some(why.clone())).await, &said[..cut]);
+        for cut in [1, 5, sent.len() - 1] {
+            assert_eq!(through(&sent[..cut], Some(why.clone())).await, &sent[..cut]);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::exec::not_found;
 use super::files::{self, Memory, absolute};
 use super::inside::{Inside, refusal};
 use super::program::Program;
-use super::script::{self, Command, Does};
+use super::script::{self, Action, Command};
 use mvm_guest::Result;
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
@@ -57,12 +57,12 @@ pub async fn run(
     reply(stream, &Kept { from: keep.offset, input: 0 }).await?;
     let (mut from_host, mut to_host) = tokio::io::split(stream);
     let program = Attached { inside, key: &keep.key, commands: &commands };
-    let hear = program.hear(&mut from_host);
+    let hear = program.receive(&mut from_host);
     tokio::pin!(hear);
     let mut cursor = keep.offset;
     let exit = loop {
-        let next = program.look(|program| program.next(commands.len(), inside))?;
-        for piece in program.look(|program| program.behind(&mut cursor))? {
+        let next = program.with_program(|program| program.next(commands.len(), inside))?;
+        for piece in program.with_program(|program| program.behind(&mut cursor))? {
             frame::write(&mut to_host, &piece).await?;
         }
         let wait = match next {
@@ -92,7 +92,7 @@ struct Attached<'a> {
 }
 
 impl Attached<'_> {
-    fn look<T>(&self, change: impl FnOnce(&mut Program) -> T) -> Result<T> {
+    fn with_program<T>(&self, change: impl FnOnce(&mut Program) -> T) -> Result<T> {
         files::change_all(&self.inside.machine, |memory| {
             change(memory.programs.entry(self.key.to_owned()).or_default())
         })
@@ -116,7 +116,7 @@ impl Attached<'_> {
         })
     }
 
-    async fn hear(&self, from: &mut (impl AsyncRead + Unpin)) -> Result<()> {
+    async fn receive(&self, from: &mut (impl AsyncRead + Unpin)) -> Result<()> {
         loop {
             let exit = match frame::read(from).await? {
                 None => return Ok(()),
@@ -124,7 +124,7 @@ impl Attached<'_> {
                 Some(Frame::End) => Exit { code: None, signal: Some(15) },
                 Some(_) => continue,
             };
-            self.look(|program| program.exit.get_or_insert(exit).to_owned())?;
+            self.with_program(|program| program.exit.get_or_insert(exit).to_owned())?;
             self.inside.told.notify_waiters();
         }
     }
@@ -169,22 +169,22 @@ impl Program {
         if !command.if_well || self.status == 0 {
             let mut printed = String::new();
             self.status = match &command.does {
-                Does::Exit(status) => {
+                Action::Exit(status) => {
                     self.exit = Some(Exit { code: Some(*status), signal: None });
                     *status
                 }
-                Does::Be(status) => *status,
-                Does::Echo(line) => {
+                Action::Be(status) => *status,
+                Action::Echo(line) => {
                     printed = format!("{line}\n");
                     0
                 }
-                Does::Cat(names) => self.cat(memory, names, &mut printed),
-                Does::Sleep(time) => {
+                Action::Cat(names) => self.cat(memory, names, &mut printed),
+                Action::Sleep(time) => {
                     self.until_ms = Some(uptime_ms.saturating_add(time.as_millis() as u64));
                     self.status = 0;
                     return;
                 }
-                Does::Complain(status, words) => {
+                Action::Complain(status, words) => {
                     self.printed.push((true, format!("{words}\n")));
                     *status
                 }
