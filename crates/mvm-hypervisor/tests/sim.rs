@@ -202,7 +202,7 @@ async fn a_boot_that_is_given_up_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_world_that_is_kept_outlives_its_process() {
+async fn a_host_that_is_saved_outlives_its_process() {
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("kept");
     let open = || SimHypervisor::open(Latencies::NONE, Arc::new(Echo), &kept).unwrap();

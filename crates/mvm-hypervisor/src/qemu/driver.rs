@@ -3,12 +3,12 @@
 use super::arguments::{Setting, Start, arguments, machine_type, processor_of};
 use super::binary::{self, Version};
 use super::cpuid;
-use super::machine::{QemuMachine, Told, check_kvm};
+use super::machine::{QemuMachine, RequestedState, check_kvm};
 use super::probe::KvmProbe;
 use super::process::{self, Process};
 use super::qmp::Qmp;
 use super::snapshot::{self, Hardware, Memory, shows_host};
-use super::spawn::{Newborn, spawn};
+use super::spawn::{KillOnDrop, spawn};
 use super::validate::{validate, validate_kernel, validate_tap};
 use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, memory, run_dir};
 use crate::{
@@ -89,7 +89,7 @@ impl QemuDriver {
         hardware: &Hardware,
         state: Option<OwnedFd>,
         started: OnStarted<'_>,
-    ) -> Result<(Process, Qmp, Newborn<'a>)> {
+    ) -> Result<(Process, Qmp, KillOnDrop<'a>)> {
         validate_tap(spec)?;
         let inherited = run_dir::prepare(spec, start == Start::Boot)?;
         if spec.reserve_memory && start != Start::Restore(RestoreMemory::Clone) {
@@ -98,7 +98,7 @@ impl QemuDriver {
             reserved.inspect_err(|_| run_dir::clear(&spec.dir))?;
         }
         // The span closes with its scope, so that its duration is that of the spawn stage.
-        let (process, newborn) = tracing::info_span!("spawn", id = %spec.id).in_scope(|| {
+        let (process, guard) = tracing::info_span!("spawn", id = %spec.id).in_scope(|| {
             let setting = Setting {
                 processor: &hardware.processor(),
                 version: self.version,
@@ -121,7 +121,7 @@ impl QemuDriver {
             _ = process.ended() => return Err(died(spec, &process).await),
         };
         match qmp {
-            Ok(qmp) => Ok((process, qmp, newborn)),
+            Ok(qmp) => Ok((process, qmp, guard)),
             // A connection also breaks because the process is ending, and its exit status says
             // more.
             Err(Error::QmpFailed { .. }) => Err(died(spec, &process).await),
@@ -182,10 +182,16 @@ impl Hypervisor for QemuDriver {
         validate_kernel(spec)?;
         memory::create(spec)?;
         let hardware = self.hardware(spec);
-        let (process, qmp, newborn) =
-            self.start(spec, Start::Boot, &hardware, None, started).await?;
-        newborn.grown();
-        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, RestoreMemory::Own, Told::Run)))
+        let (process, qmp, guard) = self.start(spec, Start::Boot, &hardware, None, started).await?;
+        guard.disarm();
+        Ok(Arc::new(QemuMachine::new(
+            spec,
+            process,
+            qmp,
+            hardware,
+            RestoreMemory::Own,
+            RequestedState::Run,
+        )))
     }
 
     async fn restore(
@@ -220,7 +226,7 @@ impl Hypervisor for QemuDriver {
         // The feeding thread ends with the process, which is the only reader of the socket.
         let feeding = tokio::task::spawn_blocking(move || stored.feed(near));
         let start = Start::Restore(mapped);
-        let (process, qmp, newborn) =
+        let (process, qmp, guard) =
             match self.start(spec, start, &hardware, Some(far), started).await {
                 Err(Error::DiedAtBoot { status, log, .. }) => {
                     return Err(failed(format!("QEMU ended ({status}): {log}")));
@@ -237,8 +243,8 @@ impl Hypervisor for QemuDriver {
         if !feeding.await.unwrap_or(false) {
             return Err(failed("it is damaged: its checksum does not match".into()));
         }
-        newborn.grown();
-        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, mapped, Told::Pause)))
+        guard.disarm();
+        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, mapped, RequestedState::Pause)))
     }
 
     async fn adopt(
@@ -250,7 +256,9 @@ impl Hypervisor for QemuDriver {
             return Ok(None);
         }
         let Some(process) = Process::open(process)? else { return Ok(None) };
-        let Some(asked) = process::asked_of(process.identity.pid) else { return Ok(None) };
+        let Some(launched) = process::launch_options_of(process.identity.pid) else {
+            return Ok(None);
+        };
         let socket = run_dir::qmp_socket(&spec.dir);
         let qmp = tokio::select! {
             qmp = Qmp::connect(&spec.id, &socket, ADOPT) => qmp?,
@@ -259,14 +267,21 @@ impl Hypervisor for QemuDriver {
         // Machine type and processor are read from the argument vector: another version, or an agent
         // with another accelerator, may have started the process.
         let machine =
-            asked.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
+            launched.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
         let processor = asked.processor.unwrap_or_else(|| processor_of(self.accelerator()));
         let hardware = Hardware::of(spec, &machine, processor, &self.cpu);
-        let mapped = if asked.private { RestoreMemory::Clone } else { RestoreMemory::Own };
+        let mapped = if launched.private { RestoreMemory::Clone } else { RestoreMemory::Own };
         if mapped == RestoreMemory::Own && spec.reserve_memory {
             reserve_behind(spec);
         }
-        Ok(Some(Arc::new(QemuMachine::new(spec, process, qmp, hardware, mapped, Told::Unknown))))
+        Ok(Some(Arc::new(QemuMachine::new(
+            spec,
+            process,
+            qmp,
+            hardware,
+            mapped,
+            RequestedState::Unknown,
+        ))))
     }
 
     async fn kill_stray(&self, process: &ProcessIdentity) -> Result<()> {

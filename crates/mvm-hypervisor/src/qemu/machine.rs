@@ -55,13 +55,13 @@ struct Inner {
     hardware: Hardware,
     memory: RestoreMemory,
     /// Held by every change of whether the vCPUs run, and by a snapshot from its check to its end.
-    turn: Mutex<Told>,
+    turn: Mutex<RequestedState>,
     condition: watch::Sender<Condition>,
 }
 
 /// What the caller last asked of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum RequestedState {
     /// Unknown: an earlier process of the caller started the machine.
     Unknown,
     /// To run, by a boot or a resume.
@@ -79,9 +79,9 @@ impl QemuMachine {
         qmp: Qmp,
         hardware: Hardware,
         memory: RestoreMemory,
-        told: Told,
+        requested: RequestedState,
     ) -> Self {
-        let (spec, turn) = (spec.clone(), Mutex::new(told));
+        let (spec, turn) = (spec.clone(), Mutex::new(requested));
         let condition = watch::Sender::default();
         let inner = Arc::new(Inner { spec, process, qmp, hardware, memory, turn, condition });
         let follower = Follower(tokio::spawn(follow(Arc::clone(&inner))));
@@ -128,8 +128,8 @@ async fn follow(machine: Arc<Inner>) {
 impl Inner {
     /// Asks the monitor whether the machine does what its caller last asked.
     async fn look(&self) -> Result<Condition> {
-        let told = self.turn.lock().await;
-        if matches!(*told, Told::Pause | Told::Sleep) {
+        let requested = self.turn.lock().await;
+        if matches!(*requested, RequestedState::Pause | RequestedState::Sleep) {
             return Ok(Condition::Fine);
         }
         let halt = match self.qmp.status().await? {
@@ -137,7 +137,9 @@ impl Inner {
             RunState::guest_panicked => Halt::Panicked,
             // An earlier process of the caller may have paused the machine; the present one has not
             // said anything yet.
-            RunState::paused if *told == Told::Unknown => return Ok(Condition::Fine),
+            RunState::paused if *requested == RequestedState::Unknown => {
+                return Ok(Condition::Fine);
+            }
             state @ (RunState::paused
             | RunState::internal_error
             | RunState::watchdog
@@ -172,7 +174,7 @@ impl Inner {
     }
 
     async fn snapshot(&self, to: &Path, unshared: Option<OwnMemory>) -> Result<()> {
-        let mut told = self.turn.lock().await;
+        let mut requested = self.turn.lock().await;
         let status = self.qmp.status().await?;
         if status == RunState::running {
             return Err(Error::NotPaused { id: self.spec.id.clone() });
@@ -187,13 +189,14 @@ impl Inner {
             }
         }
         self.send_state(to, status).await?;
-        *told = Told::Sleep;
+        *requested = RequestedState::Sleep;
         Ok(())
     }
 
     /// Gives back the blocks of a sleeping machine's memory file that hold nothing.
     async fn trim_memory(&self) {
-        let asleep = self.turn.try_lock().is_ok_and(|told| *told == Told::Sleep);
+        let asleep =
+            self.turn.try_lock().is_ok_and(|requested| *requested == RequestedState::Sleep);
         if !asleep || self.memory == RestoreMemory::Clone || !self.spec.reserve_memory {
             return;
         }
@@ -391,11 +394,11 @@ impl Machine for QemuMachine {
     async fn pause(&self) -> Result<()> {
         let inner = &self.0;
         let span = tracing::info_span!("pause", id = %inner.spec.id);
-        let mut told = inner.turn.lock().await;
+        let mut requested = inner.turn.lock().await;
         match inner.qmp.stop().instrument(span).await {
             Ok(()) => {
-                if *told != Told::Sleep {
-                    *told = Told::Pause;
+                if *requested != RequestedState::Sleep {
+                    *requested = RequestedState::Pause;
                 }
                 // A machine that had already halted emits no event when it is paused.
                 inner.qmp.heard().changed.notify_one();
@@ -408,9 +411,9 @@ impl Machine for QemuMachine {
     async fn resume(&self) -> Result<()> {
         let inner = &self.0;
         let span = tracing::info_span!("resume", id = %inner.spec.id);
-        let mut told = inner.turn.lock().await;
+        let mut requested = inner.turn.lock().await;
         // Recorded before the command: a resume that is cut off may have taken effect.
-        *told = Told::Run;
+        *requested = RequestedState::Run;
         match inner.qmp.cont().instrument(span).await {
             Ok(()) => Ok(()),
             Err(error) => Err(inner.explain(error).await),
@@ -419,8 +422,8 @@ impl Machine for QemuMachine {
 
     async fn retry(&self) -> Result<()> {
         let inner = &self.0;
-        let told = inner.turn.lock().await;
-        if matches!(*told, Told::Pause | Told::Sleep) {
+        let requested = inner.turn.lock().await;
+        if matches!(*requested, RequestedState::Pause | RequestedState::Sleep) {
             return Ok(());
         }
         match inner.qmp.cont().await {

@@ -218,7 +218,7 @@ fn is_zombie(pid: u32) -> bool {
 
 /// How an adopted process was started, read from its argument vector.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct LaunchOptions {
     /// The machine type; `None` if the vector has none.
     pub(super) machine: Option<String>,
     /// The accelerator and the CPU model; `None` if the vector lacks one of them.
@@ -228,11 +228,11 @@ pub(super) struct Asked {
 }
 
 /// Reads the argument vector of a process; `None` if the process is gone.
-pub(super) fn asked_of(pid: u32) -> Option<Asked> {
-    std::fs::read(format!("/proc/{pid}/cmdline")).ok().as_deref().map(asked_in)
+pub(super) fn launch_options_of(pid: u32) -> Option<LaunchOptions> {
+    std::fs::read(format!("/proc/{pid}/cmdline")).ok().as_deref().map(launch_options_in)
 }
 
-fn asked_in(cmdline: &[u8]) -> Asked {
+fn launch_options_in(cmdline: &[u8]) -> LaunchOptions {
     let words: Vec<&[u8]> = cmdline.split(|b| *b == 0).collect();
     let value = |option: &[u8]| {
         let at = words.iter().position(|word| *word == option)?;
@@ -246,7 +246,7 @@ fn asked_in(cmdline: &[u8]) -> Asked {
     let model = value(b"-cpu").filter(|model| is_cpu_model(model)).map(str::to_owned);
     let processor = accelerator.zip(model);
     let processor = processor.map(|(accelerator, model)| Processor { accelerator, model });
-    Asked { machine: machine.map(str::to_owned), processor, private: share == Some(false) }
+    LaunchOptions { machine: machine.map(str::to_owned), processor, private: share == Some(false) }
 }
 
 /// Returns the marker in a NUL-separated argument vector: the word after `-name`, without its
@@ -277,13 +277,13 @@ mod tests {
     fn what_a_machine_was_started_with_is_read_from_its_arguments() {
         let words =
             |accel: &str| format!("qemu\0-accel\0{accel}\0-cpu\0host\0-machine\0pc-1,x=y\0");
-        let asked = asked_in(words("kvm").as_bytes());
+        let asked = launch_options_in(words("kvm").as_bytes());
         let processor = Processor { accelerator: Accelerator::Kvm, model: "host".into() };
         assert_eq!((asked.machine.as_deref(), asked.processor), (Some("pc-1"), Some(processor)));
-        let asked = asked_in(words("tcg,thread=multi").as_bytes());
+        let asked = launch_options_in(words("tcg,thread=multi").as_bytes());
         assert_eq!(asked.processor.map(|p| p.accelerator), Some(Accelerator::Tcg));
-        assert_eq!(asked_in(words("xen").as_bytes()).processor, None);
-        assert_eq!(asked_in(b"qemu\0-accel\0kvm\0").processor, None);
+        assert_eq!(launch_options_in(words("xen").as_bytes()).processor, None);
+        assert_eq!(launch_options_in(b"qemu\0-accel\0kvm\0").processor, None);
     }
 
     proptest! {
@@ -292,7 +292,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..200)
         ) {
             let _ = marker_in(&bytes);
-            let _ = asked_in(&bytes);
+            let _ = launch_options_in(&bytes);
         }
     }
 

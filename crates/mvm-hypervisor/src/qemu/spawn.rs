@@ -10,21 +10,21 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A new process that is killed when this is dropped before [`Newborn::grown`].
+/// A new process that is killed when this is dropped before [`KillOnDrop::disarm`].
 #[derive(Debug)]
-pub(super) struct Newborn<'a> {
+pub(super) struct KillOnDrop<'a> {
     process: Option<Process>,
     spec: &'a VmSpec,
 }
 
-impl Newborn<'_> {
+impl KillOnDrop<'_> {
     /// Keeps the process alive from now on.
-    pub(super) fn grown(mut self) {
+    pub(super) fn disarm(mut self) {
         self.process = None;
     }
 }
 
-impl Drop for Newborn<'_> {
+impl Drop for KillOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(process) = &self.process {
             process.kill_now();
@@ -42,7 +42,7 @@ pub(super) fn spawn<'a>(
     inherited: &Inherited,
     state: Option<RawFd>,
     spec: &'a VmSpec,
-) -> Result<(Process, Newborn<'a>)> {
+) -> Result<(Process, KillOnDrop<'a>)> {
     let failed = |source| Error::SpawnFailed {
         id: spec.id.clone(),
         what: program.display().to_string(),
@@ -67,7 +67,7 @@ pub(super) fn spawn<'a>(
     let child = command.spawn().map_err(failed)?;
     // The child is not waited for through `child`: the watch on its pidfd does that.
     let process = Process::of_child(child.id(), &spec.marker)?;
-    Ok((process.clone(), Newborn { process: Some(process), spec }))
+    Ok((process.clone(), KillOnDrop { process: Some(process), spec }))
 }
 
 /// Prepares the new process between fork(2) and execve(2): session, privileges, limits,

@@ -1,6 +1,6 @@
 //! The guest's side of a simulated machine.
 
-use super::life::Life;
+use super::machine_state::MachineState;
 use std::sync::{Arc, Weak};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -29,17 +29,17 @@ pub struct GuestChannel {
 /// What a guest can make its simulated host do.
 pub(super) trait GuestHost: Send + Sync + std::fmt::Debug {
     /// Saves the machine's present state.
-    fn keep(&self, life: &Life);
+    fn save(&self, state: &MachineState);
 
     /// Ends a machine; does nothing if it has ended.
-    fn end(&self, life: &Life, reason: &str);
+    fn end(&self, state: &MachineState, reason: &str);
 }
 
 /// The guest's handle on the machine that it runs on.
 #[derive(Clone, Debug)]
 pub struct GuestMachine {
     pub(super) host: Weak<dyn GuestHost>,
-    pub(super) life: Arc<Life>,
+    pub(super) state: Arc<MachineState>,
 }
 
 impl GuestMachine {
@@ -47,30 +47,30 @@ impl GuestMachine {
     /// empty after a boot. They live as long as the machine, survive its sleeps, and are copied to
     /// its clones. `change` returns whether it has changed anything.
     pub fn with_memory<T>(&self, change: impl FnOnce(&mut Vec<u8>) -> (T, bool)) -> T {
-        let (value, changed) = change(&mut self.life.memory_bytes());
+        let (value, changed) = change(&mut self.state.memory_bytes());
         if changed {
-            self.host.upgrade().inspect(|host| host.keep(&self.life));
+            self.host.upgrade().inspect(|host| host.save(&self.state));
         }
         value
     }
 
     /// Returns a number that no other machine of this world ever has.
     pub fn number(&self) -> u64 {
-        self.life.identity.start_time
+        self.state.identity.start_time
     }
 
     /// Returns for how long the vCPUs have run, in ms.
     pub fn uptime_ms(&self) -> u64 {
-        self.life.guest_ms()
+        self.state.guest_ms()
     }
 
     /// Returns the machine's memory in MiB.
     pub fn mem_mib(&self) -> u64 {
-        self.life.spec.mem_mib
+        self.state.spec.mem_mib
     }
 
     /// Ends the machine, as a guest does that has shut down.
     pub fn power_off(&self) {
-        self.host.upgrade().inspect(|host| host.end(&self.life, "exit status 0"));
+        self.host.upgrade().inspect(|host| host.end(&self.state, "exit status 0"));
     }
 }

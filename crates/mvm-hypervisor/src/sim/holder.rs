@@ -1,22 +1,22 @@
 //! The caller of the driver (an agent), and its sudden end.
 
 use super::fault::{Call, Effect, Moment};
-use super::world::World;
+use super::host::SimHost;
 use crate::Result;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// One holder of the world. Once halted, it behaves as a killed process: none of its calls returns,
+/// One holder of a simulated host. Once halted, it behaves as a killed process: none of its calls returns,
 /// and none has an effect.
 #[derive(Debug, Clone)]
 pub(super) struct Holder {
-    pub(super) world: Arc<World>,
+    pub(super) host: Arc<SimHost>,
     halted: Arc<watch::Sender<bool>>,
 }
 
 impl Holder {
-    pub(super) fn new(world: Arc<World>) -> Self {
-        Self { world, halted: Arc::new(watch::Sender::new(false)) }
+    pub(super) fn new(host: Arc<SimHost>) -> Self {
+        Self { host, halted: Arc::new(watch::Sender::new(false)) }
     }
 
     pub(super) fn halt(&self) {
@@ -38,7 +38,7 @@ impl Holder {
         if self.is_halted() {
             std::future::pending::<()>().await;
         }
-        let effect = self.world.step(call, id).await?;
+        let effect = self.host.step(call, id).await?;
         self.reach(effect, Moment::Before).await;
         Ok(effect)
     }

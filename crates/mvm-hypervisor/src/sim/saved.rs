@@ -2,7 +2,7 @@
 //!
 //! Each file is a line of JSON, followed by the guest's memory as it is.
 
-use super::life::Life;
+use super::machine_state::MachineState;
 use crate::{ProcessIdentity, RestoreMemory, VmSpec};
 use mvm_model::accelerator::Processor;
 use serde::de::DeserializeOwned;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// A simulated snapshot.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Saved {
+pub(super) struct SavedSnapshot {
     simulated: bool,
     vcpus: u32,
     mem_mib: u64,
@@ -25,17 +25,17 @@ pub(super) struct Saved {
     pub(super) memory: Vec<u8>,
 }
 
-impl Saved {
+impl SavedSnapshot {
     /// Makes the snapshot of a machine; `unshared` says that a clone has left its memory in a file.
-    pub(super) fn of(life: &Life, unshared: bool) -> Self {
+    pub(super) fn of(state: &MachineState, unshared: bool) -> Self {
         Self {
             simulated: true,
-            vcpus: life.spec.vcpus,
-            mem_mib: life.spec.mem_mib,
-            guest_ms: life.guest_ms(),
-            with_memory: life.memory == RestoreMemory::Clone && !unshared,
-            processor: life.processor().cloned(),
-            memory: life.memory_bytes().clone(),
+            vcpus: state.spec.vcpus,
+            mem_mib: state.spec.mem_mib,
+            guest_ms: state.guest_ms(),
+            with_memory: state.memory == RestoreMemory::Clone && !unshared,
+            processor: state.processor().cloned(),
+            memory: state.memory_bytes().clone(),
         }
     }
 
@@ -56,9 +56,9 @@ impl Saved {
     }
 }
 
-/// A live machine, for a world that outlives its process.
+/// A live machine, for a simulated host that outlives its process.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct SavedMachine {
     pub(super) identity: ProcessIdentity,
     pub(super) spec: VmSpec,
     pub(super) memory: RestoreMemory,
@@ -68,17 +68,17 @@ pub(super) struct Kept {
     pub(super) processor: Option<Processor>,
 }
 
-impl Kept {
-    pub(super) fn write(life: &Life, to: &Path) -> io::Result<()> {
-        let kept = Self {
-            identity: life.identity.clone(),
-            spec: life.spec.clone(),
-            memory: life.memory,
-            running: life.is_running(),
-            guest_ms: life.guest_ms(),
-            processor: life.processor().cloned(),
+impl SavedMachine {
+    pub(super) fn write(state: &MachineState, to: &Path) -> io::Result<()> {
+        let saved = Self {
+            identity: state.identity.clone(),
+            spec: state.spec.clone(),
+            memory: state.memory,
+            running: state.is_running(),
+            guest_ms: state.guest_ms(),
+            processor: state.processor().cloned(),
         };
-        write(to, &kept, &life.memory_bytes())
+        write(to, &saved, &state.memory_bytes())
     }
 
     pub(super) fn read(path: &Path) -> io::Result<(Self, Vec<u8>)> {

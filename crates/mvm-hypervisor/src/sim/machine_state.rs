@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// One machine from its start to its end.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct MachineState {
     pub(super) identity: ProcessIdentity,
     pub(super) spec: VmSpec,
     pub(super) memory: RestoreMemory,
@@ -42,7 +42,7 @@ impl GuestClock {
     }
 }
 
-impl Life {
+impl MachineState {
     /// Makes a paused machine whose vCPUs have run for `before_ms`.
     pub(super) fn new(
         identity: ProcessIdentity,
@@ -115,7 +115,7 @@ impl Life {
     }
 
     /// Makes the machine run or pause; with an obstacle it halts instead of running.
-    pub(super) fn tell(&self, run: bool) {
+    pub(super) fn request_running(&self, run: bool) {
         let halt = locked(&self.obstacle).clone().filter(|_| run);
         self.set_running(run && halt.is_none());
         let condition = halt.map_or(Condition::Fine, Condition::Halted);

@@ -3,8 +3,8 @@
 use super::fault::{Call, Effect, FaultPlan};
 use super::guest::{Guest, GuestChannel, GuestHost, GuestMachine};
 use super::latencies::Latencies;
-use super::life::{Life, locked};
-use super::saved::{Kept, Saved};
+use super::machine_state::{MachineState, locked};
+use super::saved::{SavedMachine, SavedSnapshot};
 use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
 use mvm_model::Accelerator;
 use mvm_model::accelerator::Processor;
@@ -23,17 +23,17 @@ const FIRST_PID: u32 = 1 << 30;
 
 /// The state that all holders share, see [`super`].
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct SimHost {
     pub(super) latencies: Latencies,
     guest: Option<Arc<dyn Guest>>,
-    faults: Mutex<Faults>,
-    machines: Mutex<BTreeMap<u32, Arc<Life>>>,
+    injector: Mutex<FaultInjector>,
+    machines: Mutex<BTreeMap<u32, Arc<MachineState>>>,
     next: AtomicU64,
     /// The runtime that serves the guests' channels: a caller may be on another one, which may end
     /// first.
     runtime: Handle,
     /// The directory in which the machines are saved; `None` if they end with this process.
-    kept: Option<PathBuf>,
+    save_dir: Option<PathBuf>,
     kvm: Mutex<Kvm>,
 }
 
@@ -46,7 +46,7 @@ struct Kvm {
 }
 
 #[derive(Debug, Default)]
-struct Faults {
+struct FaultInjector {
     plan: FaultPlan,
     all: u64,
     kinds: BTreeMap<Call, u64>,
@@ -54,33 +54,33 @@ struct Faults {
     calls: Option<Vec<Call>>,
 }
 
-impl World {
+impl SimHost {
     pub(super) fn new(
         latencies: Latencies,
         plan: FaultPlan,
         guest: Option<Arc<dyn Guest>>,
-        kept: Option<PathBuf>,
+        save_dir: Option<PathBuf>,
     ) -> Self {
-        let faults = Mutex::new(Faults { plan, ..Faults::default() });
+        let injector = Mutex::new(FaultInjector { plan, ..FaultInjector::default() });
         // Start times must differ from those before a restart, since a pid with its start time
         // names one process for good.
         #[allow(clippy::disallowed_methods)]
         let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let began = began.map_or(0, |since| since.as_millis() as u64);
-        let next = AtomicU64::new(if kept.is_some() { began } else { 0 });
+        let next = AtomicU64::new(if save_dir.is_some() { began } else { 0 });
         let machines = Mutex::default();
         let (runtime, kvm) = (Handle::current(), Mutex::default());
-        Self { latencies, guest, faults, machines, next, runtime, kept, kvm }
+        Self { latencies, guest, injector, machines, next, runtime, save_dir, kvm }
     }
 
     /// Loads the saved machines, and removes files that are incomplete or whose machine's directory
     /// is gone.
-    pub(super) fn resume(self: &Arc<Self>) -> std::io::Result<()> {
-        let Some(dir) = &self.kept else { return Ok(()) };
+    pub(super) fn load_saved(self: &Arc<Self>) -> std::io::Result<()> {
+        let Some(dir) = &self.save_dir else { return Ok(()) };
         std::fs::create_dir_all(dir)?;
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
-            let found = match Kept::read(&path) {
+            let found = match SavedMachine::read(&path) {
                 Ok(found) if found.0.spec.dir.is_dir() => found,
                 // The file is half written, or its machine's directory is gone.
                 _ => {
@@ -88,18 +88,18 @@ impl World {
                     continue;
                 }
             };
-            let (kept, bytes) = found;
-            let life = Arc::new(Life::new(
-                kept.identity,
-                &kept.spec,
-                kept.memory,
-                kept.processor,
-                kept.guest_ms,
+            let (saved, bytes) = found;
+            let state = Arc::new(MachineState::new(
+                saved.identity,
+                &saved.spec,
+                saved.memory,
+                save_dir.processor,
+                saved.guest_ms,
             ));
-            *life.memory_bytes() = bytes;
-            life.set_running(kept.running);
-            self.serve(&life)?;
-            locked(&self.machines).insert(life.identity.pid, life);
+            *state.memory_bytes() = bytes;
+            state.set_running(saved.running);
+            self.serve(&state)?;
+            locked(&self.machines).insert(state.identity.pid, state);
         }
         Ok(())
     }
@@ -126,32 +126,33 @@ impl World {
         }
     }
 
-    pub(super) fn set_running(&self, life: &Life, running: bool) {
-        life.tell(running);
-        if life.is_running() && life.memory == RestoreMemory::Own {
-            touch(&life.spec.memory);
+    pub(super) fn set_running(&self, state: &MachineState, running: bool) {
+        state.request_running(running);
+        if state.is_running() && state.memory == RestoreMemory::Own {
+            touch(&state.spec.memory);
         }
-        self.keep(life);
+        self.save(state);
     }
 
     pub(super) fn set_faults(&self, plan: FaultPlan) {
-        *locked(&self.faults) = Faults { plan, calls: Some(Vec::new()), ..Faults::default() };
+        *locked(&self.injector) =
+            FaultInjector { plan, calls: Some(Vec::new()), ..FaultInjector::default() };
     }
 
     pub(super) fn calls(&self) -> Vec<Call> {
-        locked(&self.faults).calls.clone().unwrap_or_default()
+        locked(&self.injector).calls.clone().unwrap_or_default()
     }
 
     /// Counts a call; lets it fail or take longer. Every other fault is left to the caller.
     pub(super) async fn step(&self, call: Call, id: &str) -> Result<Option<Effect>> {
         let effect = {
-            let mut faults = locked(&self.faults);
-            faults.calls.iter_mut().for_each(|calls| calls.push(call));
-            faults.all += 1;
-            let of_kind = faults.kinds.entry(call).or_default();
+            let mut injector = locked(&self.injector);
+            injector.calls.iter_mut().for_each(|calls| calls.push(call));
+            injector.all += 1;
+            let of_kind = injector.kinds.entry(call).or_default();
             *of_kind += 1;
             let of_kind = *of_kind;
-            faults.plan.effect(call, faults.all, of_kind)
+            injector.plan.effect(call, injector.all, of_kind)
         };
         match effect {
             Some(Effect::Fail) => {
@@ -170,9 +171,9 @@ impl World {
         self: &Arc<Self>,
         spec: &VmSpec,
         memory: RestoreMemory,
-        saved: Option<Saved>,
-    ) -> Result<Arc<Life>> {
-        let busy = |life: &Arc<Life>| life.spec.dir == spec.dir;
+        saved: Option<SavedSnapshot>,
+    ) -> Result<Arc<MachineState>> {
+        let busy = |state: &Arc<MachineState>| state.spec.dir == spec.dir;
         if locked(&self.machines).values().any(busy) {
             return Err(Error::AlreadyRunning { id: spec.id.clone(), dir: spec.dir.clone() });
         }
@@ -187,24 +188,24 @@ impl World {
             Some(saved) => (saved.guest_ms, saved.memory, saved.processor),
             None => (0, Vec::new(), self.processor()),
         };
-        let life = Arc::new(Life::new(identity, spec, memory, processor, before_ms));
-        *life.memory_bytes() = bytes;
-        prepare(spec, memory).and_then(|()| self.serve(&life)).map_err(|source| {
+        let state = Arc::new(MachineState::new(identity, spec, memory, processor, before_ms));
+        *state.memory_bytes() = bytes;
+        prepare(spec, memory).and_then(|()| self.serve(&state)).map_err(|source| {
             Error::SpawnFailed { id: spec.id.clone(), what: spec.dir.display().to_string(), source }
         })?;
-        locked(&self.machines).insert(life.identity.pid, Arc::clone(&life));
-        self.keep(&life);
-        Ok(life)
+        locked(&self.machines).insert(state.identity.pid, Arc::clone(&state));
+        self.save(&state);
+        Ok(state)
     }
 
-    fn serve(self: &Arc<Self>, life: &Arc<Life>) -> std::io::Result<()> {
-        let path = life.channel();
+    fn serve(self: &Arc<Self>, state: &Arc<MachineState>) -> std::io::Result<()> {
+        let path = state.channel();
         let _ = std::fs::remove_file(&path);
         let _context = self.runtime.enter();
         let listener = UnixListener::bind(&path)?;
-        let (guest, mut ended) = (self.guest.clone(), life.ended());
+        let (guest, mut ended) = (self.guest.clone(), state.ended());
         let host: Weak<dyn GuestHost> = Arc::downgrade(&(Arc::clone(self) as Arc<dyn GuestHost>));
-        let machine = GuestMachine { host, life: Arc::clone(life) };
+        let machine = GuestMachine { host, state: Arc::clone(state) };
         let accept = async move {
             let mut served = tokio::task::JoinSet::new();
             let mut idle = Vec::new();
@@ -214,8 +215,8 @@ impl World {
                     idle.push(stream);
                     continue;
                 };
-                let marker = machine.life.identity.marker.clone();
-                let running = machine.life.running();
+                let marker = machine.state.identity.marker.clone();
+                let running = machine.state.running();
                 let channel = GuestChannel { marker, running, stream, machine: machine.clone() };
                 served.spawn(async move { guest.serve(channel).await });
             }
@@ -229,45 +230,46 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn by_pid(&self, pid: u32) -> Option<Arc<Life>> {
+    pub(super) fn by_pid(&self, pid: u32) -> Option<Arc<MachineState>> {
         locked(&self.machines).get(&pid).cloned()
     }
 
-    pub(super) fn by_marker(&self, marker: &str) -> Option<Arc<Life>> {
-        locked(&self.machines).values().find(|life| life.identity.marker == marker).cloned()
+    pub(super) fn by_marker(&self, marker: &str) -> Option<Arc<MachineState>> {
+        locked(&self.machines).values().find(|state| state.identity.marker == marker).cloned()
     }
 
     pub(super) fn find(&self, prefix: &str) -> Vec<ProcessIdentity> {
         let machines = locked(&self.machines);
-        let all = machines.values().map(|life| &life.identity);
+        let all = machines.values().map(|state| &state.identity);
         all.filter(|identity| identity.marker.starts_with(prefix)).cloned().collect()
     }
 }
 
-impl GuestHost for World {
+impl GuestHost for SimHost {
     /// Saves the machine's present state.
-    fn keep(&self, life: &Life) {
-        let Some(dir) = &self.kept else { return };
+    fn save(&self, state: &MachineState) {
+        let Some(dir) = &self.save_dir else { return };
         let machines = locked(&self.machines);
-        if machines.contains_key(&life.identity.pid)
-            && let Err(error) = Kept::write(life, &dir.join(life.identity.pid.to_string()))
+        if machines.contains_key(&state.identity.pid)
+            && let Err(error) =
+                SavedMachine::write(state, &dir.join(state.identity.pid.to_string()))
         {
-            tracing::warn!(machine = life.spec.id, "cannot keep a simulated machine: {error}");
+            tracing::warn!(machine = state.spec.id, "cannot save a simulated machine: {error}");
         }
     }
 
     /// Ends a machine; does nothing if it has ended.
-    fn end(&self, life: &Life, reason: &str) {
+    fn end(&self, state: &MachineState, reason: &str) {
         let mut machines = locked(&self.machines);
-        if machines.remove(&life.identity.pid).is_none() {
+        if machines.remove(&state.identity.pid).is_none() {
             return;
         }
-        life.set_running(false);
-        let _ = std::fs::remove_file(life.channel());
-        if let Some(dir) = &self.kept {
-            let _ = std::fs::remove_file(dir.join(life.identity.pid.to_string()));
+        state.set_running(false);
+        let _ = std::fs::remove_file(state.channel());
+        if let Some(dir) = &self.save_dir {
+            let _ = std::fs::remove_file(dir.join(state.identity.pid.to_string()));
         }
-        life.end(reason);
+        state.end(reason);
     }
 }
 
