@@ -17,12 +17,12 @@ pub mod certificate;
 pub mod directory;
 pub mod enrolment;
 pub mod error;
+pub mod expiry;
 pub mod files;
 pub mod journal;
 pub mod revocations;
 pub mod rotate;
 pub mod seal;
-pub mod standing;
 pub mod tls;
 pub mod token;
 

@@ -4,23 +4,23 @@ use crate::Millis;
 
 /// Whether a certificate is still valid, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum CertificateStatus {
     /// Valid for long enough.
-    Good,
+    Valid,
     /// It expires soon, in this many ms: its renewal has been failing for a while.
-    EndsSoon(Millis),
+    ExpiresSoon(Millis),
     /// It expired this many ms ago.
-    RunOut(Millis),
+    Expired(Millis),
 }
 
 /// Returns the state of a certificate that is valid from `not_before` to `not_after`. Certificates
 /// are renewed when a third of their time is left, so in the last sixth something prevents it.
-pub fn standing(not_before: Millis, not_after: Millis, now: Millis) -> Standing {
+pub fn status(not_before: Millis, not_after: Millis, now: Millis) -> CertificateStatus {
     let (lifetime, left) = (not_after.saturating_sub(not_before), not_after.saturating_sub(now));
     match left {
-        0 => Standing::RunOut(now - not_after),
-        left if left <= lifetime / 6 => Standing::EndsSoon(left),
-        _ => Standing::Good,
+        0 => CertificateStatus::Expired(now - not_after),
+        left if left <= lifetime / 6 => CertificateStatus::ExpiresSoon(left),
+        _ => CertificateStatus::Valid,
     }
 }
 
@@ -40,10 +40,16 @@ mod tests {
 
     #[test]
     fn the_last_sixth_is_soon() {
-        let at = |now| standing(100, 700, now);
-        assert_eq!([at(0), at(100), at(599)], [Standing::Good; 3]);
-        assert_eq!([at(600), at(699)], [Standing::EndsSoon(100), Standing::EndsSoon(1)]);
-        assert_eq!([at(700), at(705)], [Standing::RunOut(0), Standing::RunOut(5)]);
+        let at = |now| status(100, 700, now);
+        assert_eq!([at(0), at(100), at(599)], [CertificateStatus::Valid; 3]);
+        assert_eq!(
+            [at(600), at(699)],
+            [CertificateStatus::ExpiresSoon(100), CertificateStatus::ExpiresSoon(1)]
+        );
+        assert_eq!(
+            [at(700), at(705)],
+            [CertificateStatus::Expired(0), CertificateStatus::Expired(5)]
+        );
         let lengths = [0, 90_000, 7_300_000, 86_400_000 * 3].map(roughly);
         assert_eq!(lengths, ["0 seconds", "90 seconds", "2 hours", "3 days"]);
     }
@@ -51,8 +57,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_times_are_answered(before: u64, after: u64, now: u64) {
-            let run_out = matches!(standing(before, after, now), Standing::RunOut(_));
-            prop_assert_eq!(run_out, now >= after);
+            let expired = matches!(status(before, after, now), CertificateStatus::Expired(_));
+            prop_assert_eq!(expired, now >= after);
         }
     }
 }

@@ -271,7 +271,7 @@ pub struct Attempt {
 
 /// What is needed to attach again to a command that its guest keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptRun {
+pub struct ResumePoint {
     /// The life of the guest's agent: another one knows nothing of the command.
     pub life: String,
     /// Where the command's output begins in the log, in bytes.
@@ -351,7 +351,7 @@ pub struct Job {
     pub artifacts: Vec<Artifact>,
     /// Present while the command runs in a guest that keeps it for the next agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kept: Option<KeptRun>,
+    pub kept: Option<ResumePoint>,
 }
 
 impl Job {
@@ -439,7 +439,7 @@ impl Job {
 
     /// Notes that the command is about to begin: from now on it may have run. `kept` is present
     /// where the guest keeps the command for the next agent.
-    pub fn begin(&mut self, kept: Option<KeptRun>, now: Millis) -> Result<(), Fault> {
+    pub fn begin(&mut self, kept: Option<ResumePoint>, now: Millis) -> Result<(), Fault> {
         self.go(Running)?;
         self.kept = kept;
         if let Some(attempt) = self.attempts.last_mut() {

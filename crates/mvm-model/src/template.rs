@@ -22,16 +22,16 @@ pub enum CloneEnd {
 
 /// What is known of a template by its clones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct TemplateHealth {
     /// When it was made: of two templates with one name each is judged by its own clones.
     made_at: Millis,
     silent: u32,
 }
 
-impl Standing {
-    /// Takes a clone of the template that was made at `made_at` into account. Returns the standing
+impl TemplateHealth {
+    /// Takes a clone of the template that was made at `made_at` into account. Returns the health
     /// after it, and whether the template is to be given up.
-    pub fn after(self, made_at: Millis, end: CloneEnd) -> (Standing, bool) {
+    pub fn after(self, made_at: Millis, end: CloneEnd) -> (TemplateHealth, bool) {
         let before = if made_at == self.made_at { self.silent } else { 0 };
         let silent = match end {
             CloneEnd::Answered => 0,
@@ -39,7 +39,7 @@ impl Standing {
             CloneEnd::Unusable | CloneEnd::Unrelated => before,
         };
         let given_up = end == CloneEnd::Unusable || silent >= MOST_SILENT;
-        (Standing { made_at, silent }, given_up)
+        (TemplateHealth { made_at, silent }, given_up)
     }
 }
 

@@ -84,7 +84,7 @@ fn steps(changes: bool) -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// A tenant's pools and instances, each instance with the index of its pool.
-struct World {
+struct SimulatedTenant {
     quotas: Quotas,
     pools: Vec<Pool>,
     instances: Vec<(usize, Instance)>,
@@ -104,7 +104,7 @@ struct Used {
     disk_mib: u64,
 }
 
-impl World {
+impl SimulatedTenant {
     fn usage(&self) -> Usage {
         Usage::count(self.pools.len() as u64, self.instances.iter().map(|(_, i)| i))
     }
@@ -208,12 +208,12 @@ fn flag_of(quota: &str) -> &'static str {
     }
 }
 
-fn refusal_is_true(fault: &Fault, world: &World) -> Result<(), TestCaseError> {
+fn refusal_is_true(fault: &Fault, model: &SimulatedTenant) -> Result<(), TestCaseError> {
     prop_assert_eq!(fault.code, Code::QuotaExceeded);
     prop_assert!(fault.message.contains("tenant ci"), "{}", fault);
     let (quota, [limit, in_use, asked]) = numbers(fault);
-    prop_assert_eq!(limit, limit_of(&world.quotas, &quota));
-    let used = world.used();
+    prop_assert_eq!(limit, limit_of(&model.quotas, &quota));
+    let used = model.used();
     let counted = match quota.as_str() {
         "max_vcpus" => used.vcpus,
         "max_mem_mib" => used.mem_mib,
@@ -243,8 +243,8 @@ fn pairs(quotas: &Quotas, used: &Used) -> [(&'static str, u64, u64); 7] {
     ]
 }
 
-fn world(quotas: Quotas) -> World {
-    World { quotas, pools: Vec::new(), instances: Vec::new(), made: 0 }
+fn model(quotas: Quotas) -> SimulatedTenant {
+    SimulatedTenant { quotas, pools: Vec::new(), instances: Vec::new(), made: 0 }
 }
 
 proptest! {
@@ -252,14 +252,14 @@ proptest! {
 
     #[test]
     fn what_was_admitted_never_exceeds_a_quota(quotas in quotas(), steps in steps(false)) {
-        let mut world = world(quotas);
+        let mut model = model(quotas);
         for step in &steps {
-            let before = world.used();
-            if let Err(fault) = world.take(step) {
-                refusal_is_true(&fault, &world)?;
-                prop_assert_eq!(world.used(), before);
+            let before = model.used();
+            if let Err(fault) = model.take(step) {
+                refusal_is_true(&fault, &model)?;
+                prop_assert_eq!(model.used(), before);
             }
-            for (name, limit, used) in pairs(&world.quotas, &world.used()) {
+            for (name, limit, used) in pairs(&model.quotas, &model.used()) {
                 prop_assert!(used <= limit, "{}: {} of {} after {:?}", name, used, limit, step);
             }
         }
@@ -269,15 +269,15 @@ proptest! {
     /// before.
     #[test]
     fn above_a_lowered_quota_only_growth_is_refused(quotas in quotas(), steps in steps(true)) {
-        let mut world = world(quotas);
+        let mut model = model(quotas);
         for step in &steps {
-            let before = world.used();
-            let outcome = world.take(step);
+            let before = model.used();
+            let outcome = model.take(step);
             let changed = matches!(step, Step::Change(_));
             if let Err(fault) = &outcome {
-                refusal_is_true(fault, &world)?;
+                refusal_is_true(fault, &model)?;
             }
-            let (old, new) = (pairs(&world.quotas, &before), pairs(&world.quotas, &world.used()));
+            let (old, new) = (pairs(&model.quotas, &before), pairs(&model.quotas, &model.used()));
             for ((name, limit, before), (_, _, after)) in old.into_iter().zip(new) {
                 prop_assert!(
                     after <= limit || after <= before,
@@ -293,7 +293,7 @@ proptest! {
     #[test]
     fn nothing_is_refused_without_a_quota(steps in steps(false)) {
         let none = u64::MAX;
-        let mut world = world(Quotas {
+        let mut model = model(Quotas {
             max_vcpus: none,
             max_mem_mib: none,
             max_running: none,
@@ -304,25 +304,25 @@ proptest! {
             max_queued_jobs: none,
         });
         for step in &steps {
-            prop_assert_eq!(world.take(step), Ok(()));
+            prop_assert_eq!(model.take(step), Ok(()));
         }
     }
 
     /// `Usage::after` returns the usage that is counted after the step.
     #[test]
     fn usage_after_is_the_usage_afterwards(steps in steps(false), pick: prop::sample::Index, to in prop::sample::select(State::ALL.to_vec())) {
-        let mut world = world(Quotas::default());
+        let mut model = model(Quotas::default());
         for step in &steps {
-            let _ = world.take(step);
+            let _ = model.take(step);
         }
-        if world.instances.is_empty() {
+        if model.instances.is_empty() {
             return Ok(());
         }
-        let chosen = pick.index(world.instances.len());
-        let promised = world.usage().after(&world.instances[chosen].1, to);
-        let instance = &mut world.instances[chosen].1;
+        let chosen = pick.index(model.instances.len());
+        let promised = model.usage().after(&model.instances[chosen].1, to);
+        let instance = &mut model.instances[chosen].1;
         instance.intent = Some(Intent { from: instance.state, to, since: 0 });
-        prop_assert_eq!(promised, world.usage());
+        prop_assert_eq!(promised, model.usage());
     }
 
     /// Counts are accepted exactly if an empty tenant could hold them.

@@ -34,8 +34,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A front, and a world that does what the front decides.
-struct World {
+/// A front, and a model that does what the front decides.
+struct SimulatedFront {
     front: Front,
     limits: Limits,
     now: Millis,
@@ -49,7 +49,7 @@ struct World {
     idle: BTreeMap<InstanceId, Millis>,
 }
 
-impl World {
+impl SimulatedFront {
     fn step(&mut self, step: Step) {
         let nth = |map: &BTreeMap<InstanceId, u32>, n: usize| {
             (!map.is_empty()).then(|| *map.keys().nth(n % map.len()).expect("there"))
@@ -146,33 +146,33 @@ proptest! {
         max_instances in 0..4u32,
     ) {
         let limits = Limits { max_connections, max_instances, idle_s: 20, wake_timeout_s: 60 };
-        let mut world = World {
+        let mut model = SimulatedFront {
             front: Front::default(), limits, now: 1_000_000, next: 0, up: BTreeMap::new(),
             ending: Vec::new(), waking: 0, waiting: 0, idle: BTreeMap::new(),
         };
         for step in steps {
-            let waited = world.waiting;
+            let waited = model.waiting;
             let connects = matches!(step, Step::Connect);
-            let before = world.waking;
-            world.step(step);
+            let before = model.waking;
+            model.step(step);
             // One connection wakes at most one instance, and no more instances are waking than the
             // waiting connections can fill.
             if connects && waited == 0 {
-                prop_assert!(world.waking <= before + 1);
+                prop_assert!(model.waking <= before + 1);
             }
         }
         // Without further events, all waiting connections are served, and then the pool goes back
         // to zero.
         for _ in 0..2000 {
-            if world.waiting == 0 && world.up.is_empty() && world.waking == 0 && world.ending.is_empty() {
+            if model.waiting == 0 && model.up.is_empty() && model.waking == 0 && model.ending.is_empty() {
                 break;
             }
-            world.step(Step::Time(1000));
-            world.step(Step::EndDone);
-            world.step(Step::WakeDone);
-            world.step(Step::Close(0));
+            model.step(Step::Time(1000));
+            model.step(Step::EndDone);
+            model.step(Step::WakeDone);
+            model.step(Step::Close(0));
         }
-        prop_assert_eq!((world.waiting, world.up.len(), world.ending.len()), (0, 0, 0));
+        prop_assert_eq!((model.waiting, model.up.len(), model.ending.len()), (0, 0, 0));
     }
 }
 

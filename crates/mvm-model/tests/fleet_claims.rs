@@ -144,7 +144,7 @@ struct Real {
 /// The number of leases that a tenant's share of the quotas allows on a node.
 const LEASES: u32 = 3;
 
-struct World {
+struct SimulatedFleet {
     claims: Claims,
     /// By node and pool.
     real: BTreeMap<(Name, PoolRef), Real>,
@@ -169,8 +169,8 @@ fn node(index: u8) -> Name {
     name(&format!("n{index}"))
 }
 
-impl World {
-    fn new() -> World {
+impl SimulatedFleet {
+    fn new() -> SimulatedFleet {
         let mut real = BTreeMap::new();
         for index in 0..4u8 {
             for (at, pool) in pools().into_iter().enumerate() {
@@ -181,9 +181,10 @@ impl World {
         }
         let (flying, held, waiting, gone) = Default::default();
         let claims = Claims::new(LIMITS);
-        let mut world = World { claims, real, flying, held, waiting, gone, now: 0, made: 0 };
-        (0..4).for_each(|index| world.tell(index));
-        world
+        let mut model =
+            SimulatedFleet { claims, real, flying, held, waiting, gone, now: 0, made: 0 };
+        (0..4).for_each(|index| model.tell(index));
+        model
     }
 
     /// Lets the node report its real state.
@@ -334,31 +335,31 @@ proptest! {
 
     #[test]
     fn any_history_serves_each_claim_once_and_lets_none_starve(history in events()) {
-        let mut world = World::new();
+        let mut model = SimulatedFleet::new();
         for event in &history {
-            // A refused claim keeps its deadline, which this world does not follow.
+            // A refused claim keeps its deadline, which this model does not follow.
             if let (Event::Wait(_), true) =
-                (event, world.waiting.iter().any(|(_, _, d)| *d == Millis::MAX))
+                (event, model.waiting.iter().any(|(_, _, d)| *d == Millis::MAX))
             {
                 continue;
             }
-            world.step(event)?;
+            model.step(event)?;
         }
         // From now on nodes work and jobs end, so all waiting claims are served.
         for _ in 0..200 {
-            (0..4).for_each(|index| world.tell(index));
-            while world.next()? {}
-            for id in world.flying.keys().copied().collect::<Vec<_>>() {
-                world.answer(id, 0);
+            (0..4).for_each(|index| model.tell(index));
+            while model.next()? {}
+            for id in model.flying.keys().copied().collect::<Vec<_>>() {
+                model.answer(id, 0);
             }
-            while world.next()? {}
-            for id in world.held.keys().copied().collect::<Vec<_>>() {
-                world.end(id);
+            while model.next()? {}
+            for id in model.held.keys().copied().collect::<Vec<_>>() {
+                model.end(id);
             }
         }
-        let left: Vec<_> = world.waiting.iter().map(|(id, ..)| id).collect();
+        let left: Vec<_> = model.waiting.iter().map(|(id, ..)| id).collect();
         prop_assert!(left.is_empty(), "{:?} wait for ever", left);
-        prop_assert_eq!(world.flying.len() + world.held.len(), 0);
+        prop_assert_eq!(model.flying.len() + model.held.len(), 0);
     }
 
     /// Of the tenants that could be served, the one with the fewest machines comes first. However

@@ -322,7 +322,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     )
 }
 
-struct World {
+struct SimulatedFleet {
     document: FleetState,
     nodes: BTreeMap<Name, FleetNode>,
     placement: Placement,
@@ -330,7 +330,7 @@ struct World {
     made: usize,
 }
 
-impl World {
+impl SimulatedFleet {
     fn apply(&mut self, event: &Event) {
         let names: Vec<Name> = self.nodes.keys().cloned().collect();
         let pools: Vec<PoolRef> = self.document.pools().map(|(t, p)| t.reference(p)).collect();
@@ -498,11 +498,11 @@ impl World {
 }
 
 /// Returns how much one event has moved away from nodes that could have kept it.
-fn moved(before: &Placement, after: &Placement, world: &World) -> u64 {
+fn moved(before: &Placement, after: &Placement, model: &SimulatedFleet) -> u64 {
     let mut moved = 0;
     for (name, share) in &before.nodes {
-        let Some(node) = world.nodes.get(name) else { continue };
-        if node.duty == Duty::Draining || world.given_up(node) {
+        let Some(node) = model.nodes.get(name) else { continue };
+        if node.duty == Duty::Draining || model.given_up(node) {
             continue;
         }
         for (pool, counts) in &share.pools {
@@ -522,19 +522,19 @@ proptest! {
         history in events(),
     ) {
         let (placement, nodes) = Default::default();
-        let mut world = World { document, nodes, placement, now: 0, made: 0 };
+        let mut model = SimulatedFleet { document, nodes, placement, now: 0, made: 0 };
         for index in 0..4 {
             let zone = ["a", "b"][index % 2];
-            world.apply(&Event::Add(Some(zone), 16));
+            model.apply(&Event::Add(Some(zone), 16));
         }
         for event in history {
-            world.apply(&event);
-            let before = world.place();
-            world.check()?;
-            world.check_kept(&before)?;
-            world.check_stable()?;
-            let spread = world.document.pools().any(|(_, p)| p.placement.spread.is_some());
-            let moves = moved(&before, &world.placement, &world);
+            model.apply(&event);
+            let before = model.place();
+            model.check()?;
+            model.check_kept(&before)?;
+            model.check_stable()?;
+            let spread = model.document.pools().any(|(_, p)| p.placement.spread.is_some());
+            let moves = moved(&before, &model.placement, &model);
             match event {
                 Event::Scale(..) => {}
                 _ if spread => {}
@@ -542,20 +542,20 @@ proptest! {
             }
         }
         // When all nodes work again, all that fits is placed.
-        for node in world.nodes.values_mut() {
+        for node in model.nodes.values_mut() {
             (node.lost_since, node.duty) = (None, Duty::Open);
             Arc::make_mut(&mut node.status).pools.clear();
         }
-        for pool in world.document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
+        for pool in model.document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
             pool.placement.max_per_node = None;
         }
         for index in 0..30 {
-            world.apply(&Event::Add(Some(["a", "b", "c"][index % 3]), 200));
+            model.apply(&Event::Add(Some(["a", "b", "c"][index % 3]), 200));
         }
-        world.place();
-        world.check()?;
-        world.check_stable()?;
-        let left: Vec<String> = world.placement.unplaced.iter().map(ToString::to_string).collect();
+        model.place();
+        model.check()?;
+        model.check_stable()?;
+        let left: Vec<String> = model.placement.unplaced.iter().map(ToString::to_string).collect();
         prop_assert!(left.is_empty(), "{:?}", left);
     }
 
@@ -582,7 +582,7 @@ proptest! {
         document.validate().unwrap();
         let nodes = (0..6).map(|i| node(i, Some(["a", "b", "c"][i % 3]), 64, 100_000)).collect();
         let (placement, made) = (place(&document, &nodes, &Placement::default(), 0), 6);
-        let world = World { document, nodes, placement, now: 0, made };
-        world.check()?;
+        let model = SimulatedFleet { document, nodes, placement, now: 0, made };
+        model.check()?;
     }
 }

@@ -5,7 +5,7 @@ mod support;
 use mvm_model::job::{
     Found,
     JobState::{self, *},
-    KEPT, KEPT_MS, KeptRun, Outcome, START_TRIES, TRANSITIONS, abandoned, admit, forgotten,
+    KEPT, KEPT_MS, Outcome, ResumePoint, START_TRIES, TRANSITIONS, abandoned, admit, forgotten,
 };
 use mvm_model::job_queue::{PRIORITY_STEP_MS, heads, order, queue};
 use mvm_model::{Code, Job, JobId, JobSpec, PoolRef, State};
@@ -20,8 +20,8 @@ fn job(number: u32) -> Job {
     Job::new(JobId::from_number(number), pool(), spec, "uid:0".to_owned(), 0)
 }
 
-fn kept() -> KeptRun {
-    KeptRun { life: "of a guest".to_owned(), log_from: 0 }
+fn kept() -> ResumePoint {
+    ResumePoint { life: "of a guest".to_owned(), log_from: 0 }
 }
 
 fn at(state: JobState) -> Job {

@@ -1,4 +1,4 @@
-//! The reconciler's plan, carried out in a simulated world: clients take machines and give them
+//! The reconciler's plan, carried out in a simulated model: clients take machines and give them
 //! back, users put some aside, images are built, and steps fail. Once they stop failing, the pool
 //! gets its desired counts, and then there is nothing left to do.
 
@@ -81,7 +81,7 @@ fn pools() -> impl Strategy<Value = Pool> {
     })
 }
 
-struct World {
+struct SimulatedPool {
     pool: Pool,
     instances: Vec<Instance>,
     failures: Failures,
@@ -89,9 +89,15 @@ struct World {
     made: u32,
 }
 
-impl World {
-    fn new(pool: Pool) -> World {
-        World { pool, instances: Vec::new(), failures: Failures::default(), now: 1000, made: 0 }
+impl SimulatedPool {
+    fn new(pool: Pool) -> SimulatedPool {
+        SimulatedPool {
+            pool,
+            instances: Vec::new(),
+            failures: Failures::default(),
+            now: 1000,
+            made: 0,
+        }
     }
 
     fn plan(&self, slots: usize) -> Vec<Action> {
@@ -134,7 +140,7 @@ impl World {
         }
     }
 
-    /// Checks the invariants of every plan, whatever the state of the world.
+    /// Checks the invariants of every plan, whatever the state of the model.
     fn check(&self, actions: &[Action], slots: usize) -> Result<(), TestCaseError> {
         let mut touched = BTreeSet::new();
         let (mut builds, mut wasted) = (0, 0);
@@ -180,7 +186,7 @@ impl World {
         let in_flight = self.instances.iter().filter(|i| i.goal.is_some()).count();
         let slots = slots.saturating_sub(in_flight);
         let actions = self.plan(slots);
-        prop_assert_eq!(&actions, &self.plan(slots), "the same world, another plan");
+        prop_assert_eq!(&actions, &self.plan(slots), "the same model, another plan");
         self.check(&actions, slots)?;
         for action in &actions {
             match *action {
@@ -348,34 +354,34 @@ proptest! {
 
     #[test]
     fn the_pool_comes_to_hold_what_it_should(pool in pools(), events in events(), slots in 1usize..5) {
-        let mut world = World::new(pool);
+        let mut model = SimulatedPool::new(pool);
         for event in &events {
-            world.happen(event)?;
+            model.happen(event)?;
         }
         let leased: Vec<InstanceId> =
-            world.instances.iter().filter(|i| i.lease.is_some()).map(|i| i.id).collect();
-        let before = world.instances.len();
-        let steps = world.settle(slots)?;
+            model.instances.iter().filter(|i| i.lease.is_some()).map(|i| i.id).collect();
+        let before = model.instances.len();
+        let steps = model.settle(slots)?;
         for id in leased {
-            prop_assert!(world.find(id).lease.is_some(), "leased ones stay with their holders");
+            prop_assert!(model.find(id).lease.is_some(), "leased ones stay with their holders");
         }
-        let Some(desired) = world.pool.desired else {
+        let Some(desired) = model.pool.desired else {
             prop_assert_eq!(steps, 0);
             return Ok(());
         };
-        prop_assert_eq!(world.spares(), desired);
-        prop_assert_eq!(ready(&world.pool, &world.instances), desired);
+        prop_assert_eq!(model.spares(), desired);
+        prop_assert_eq!(ready(&model.pool, &model.instances), desired);
         // Each instance is touched a few times at most, so none is moved back and forth.
         let bound = 3 * (before + desired.total() as usize);
         prop_assert!(steps <= bound, "{} steps for {} instances", steps, before);
         // The instances beyond the spares belong to users: leased, put aside, or kept by hand.
-        let current = world.pool.current_revision().unwrap().digest.clone();
-        for instance in world.instances.iter().filter(|i| !world.is_spare(i) && i.lease.is_none()) {
+        let current = model.pool.current_revision().unwrap().digest.clone();
+        for instance in model.instances.iter().filter(|i| !model.is_spare(i) && i.lease.is_none()) {
             let raw = matches!(instance.state, State::Created | State::Stopped | State::Failed);
-            let aside = instance.leases_served > 0 && world.pool.recycle == Recycle::Reset;
-            prop_assert!(raw || aside, "{:?} of {} at {}", instance, world.pool.recycle as u8, current);
+            let aside = instance.leases_served > 0 && model.pool.recycle == Recycle::Reset;
+            prop_assert!(raw || aside, "{:?} of {} at {}", instance, model.pool.recycle as u8, current);
         }
-        prop_assert!(world.plan(100).is_empty());
+        prop_assert!(model.plan(100).is_empty());
     }
 
     /// Once the leases have ended too, a pool that recycles holds its spares and nothing else.
@@ -385,26 +391,26 @@ proptest! {
         claims in prop::collection::vec(any::<Index>(), 1..20),
     ) {
         pool.desired = Some(pool.desired.unwrap_or_default());
-        let mut world = World::new(pool);
-        world.settle(2)?;
-        let full = world.spares();
+        let mut model = SimulatedPool::new(pool);
+        model.settle(2)?;
+        let full = model.spares();
         for index in &claims {
-            world.claim()?;
+            model.claim()?;
             if index.index(2) == 0 {
-                world.tick(2)?;
+                model.tick(2)?;
             }
-            world.finish_all();
-            if let (0, Some(place)) = (index.index(3), world.idle(index, |i| i.lease.is_some())) {
-                world.release(place);
+            model.finish_all();
+            if let (0, Some(place)) = (index.index(3), model.idle(index, |i| i.lease.is_some())) {
+                model.release(place);
             }
         }
-        while let Some(place) = world.instances.iter().position(|i| i.lease.is_some()) {
-            world.finish_all();
-            world.release(place);
+        while let Some(place) = model.instances.iter().position(|i| i.lease.is_some()) {
+            model.finish_all();
+            model.release(place);
         }
-        world.settle(2)?;
-        prop_assert_eq!(world.spares(), full);
-        prop_assert_eq!(world.instances.len() as u64, full.total());
+        model.settle(2)?;
+        prop_assert_eq!(model.spares(), full);
+        prop_assert_eq!(model.instances.len() as u64, full.total());
     }
 
     #[test]
@@ -422,7 +428,7 @@ proptest! {
 /// A pool that is scaled to an enormous size is also built a few steps at a time.
 #[test]
 fn an_enormous_pool_is_planned_a_few_steps_at_a_time() {
-    let mut pool = World::new(Pool {
+    let mut pool = SimulatedPool::new(Pool {
         desired: Some(Counts { running: u32::MAX, warm: u32::MAX, sleeping: u32::MAX }),
         ..base()
     });

@@ -130,7 +130,7 @@ fn temperatures_and_texts_are_the_states() {
 
 /// One machine: its record, and its real state.
 #[derive(Clone, Debug, PartialEq)]
-struct World {
+struct SimulatedMachine {
     /// `None` once it is destroyed.
     record: Option<Instance>,
     /// The hypervisor's process: whether its vCPUs run; `None` without a process.
@@ -138,16 +138,16 @@ struct World {
     snapshot: Snapshot,
 }
 
-impl World {
+impl SimulatedMachine {
     fn new(
         state: State,
         intent: Option<State>,
         process: Option<bool>,
         snapshot: Snapshot,
-    ) -> World {
+    ) -> SimulatedMachine {
         let mut record = support::instance(1, state);
         record.intent = intent.map(|to| Intent { from: state, to, since: 7 });
-        World { record: Some(record), process, snapshot }
+        SimulatedMachine { record: Some(record), process, snapshot }
     }
 
     /// Does what an agent does at its start.
@@ -167,7 +167,7 @@ impl World {
                 self.reach(*state);
             }
             Verdict::Destroy => {
-                *self = World { record: None, process: None, snapshot: Absent };
+                *self = SimulatedMachine { record: None, process: None, snapshot: Absent };
             }
             Verdict::Fail(reason) => {
                 assert!(reason.contains("estroy the instance"), "says what to do: {reason}");
@@ -209,85 +209,85 @@ impl World {
 }
 
 /// Returns every possible record, combined with every possible rest of the machine.
-fn every_world() -> Vec<World> {
-    let mut worlds = Vec::new();
+fn every_model() -> Vec<SimulatedMachine> {
+    let mut models = Vec::new();
     for state in State::ALL {
         let targets = EVERY.into_iter().filter(|to| state.allows(*to) && *to != Failed);
         for intent in targets.map(Some).chain([None]) {
             for process in [None, Some(true), Some(false)] {
                 let marks = [true, false].map(|stale| Resuming { stale });
                 for snapshot in [Absent, Whole, marks[0], marks[1]] {
-                    worlds.push(World::new(state, intent, process, snapshot));
+                    models.push(SimulatedMachine::new(state, intent, process, snapshot));
                 }
             }
         }
     }
-    worlds
+    models
 }
 
 #[test]
 fn after_recovery_every_record_is_true() {
-    for before in every_world() {
-        let mut world = before.clone();
-        let verdict = world.recover();
-        assert!(world.is_true(), "{before:?}: {verdict:?}: {world:?}");
-        if let Some(record) = &world.record {
+    for before in every_model() {
+        let mut model = before.clone();
+        let verdict = model.recover();
+        assert!(model.is_true(), "{before:?}: {verdict:?}: {model:?}");
+        if let Some(record) = &model.record {
             assert!(record.intent.is_none());
         }
         // A second agent finds nothing to do.
-        if world.record.is_some() {
-            let mut again = world.clone();
+        if model.record.is_some() {
+            let mut again = model.clone();
             again.recover();
-            assert_eq!(again.state(), world.state(), "{before:?}");
-            assert_eq!(again.process, world.process, "{before:?}");
+            assert_eq!(again.state(), model.state(), "{before:?}");
+            assert_eq!(again.process, model.process, "{before:?}");
         }
     }
 }
 
 #[test]
 fn recovery_gives_up_memory_only_where_that_was_asked_for() {
-    for before in every_world() {
+    for before in every_model() {
         let record = before.record.as_ref().unwrap();
         let to = record.heading();
         let asked = matches!(to, Stopped | Destroyed);
-        let mut world = before.clone();
-        world.recover();
-        assert_eq!(world.record.is_none(), to == Destroyed, "{before:?}");
+        let mut model = before.clone();
+        model.recover();
+        assert_eq!(model.record.is_none(), to == Destroyed, "{before:?}");
         // A snapshot is kept if it is the only copy of a machine that is going to sleep or waking.
         let sleeps = record.state == Sleeping || to == Sleeping;
         let kept = before.snapshot == Whole || before.can_wake() && before.process.is_none();
         if sleeps && kept && !asked {
-            assert_eq!(world.state(), Sleeping, "{before:?}");
-            assert_eq!(world.snapshot, Whole, "{before:?}");
+            assert_eq!(model.state(), Sleeping, "{before:?}");
+            assert_eq!(model.snapshot, Whole, "{before:?}");
         }
         // A machine whose guest may have run is never woken from its void snapshot.
         if matches!(before.snapshot, Resuming { stale: true }) && before.process.is_none() {
-            assert_ne!(world.state(), Sleeping, "{before:?}");
+            assert_ne!(model.state(), Sleeping, "{before:?}");
         }
         // A live process is kept in the same way.
         let lives = record.state.has_process() || (record.state == Sleeping && to != Sleeping);
         if lives && before.process.is_some() && !asked {
-            assert!(world.has_memory(), "{before:?}: {world:?}");
+            assert!(model.has_memory(), "{before:?}: {model:?}");
         }
     }
 }
 
 /// Returns what the agent does for one transition, step by step. The outcome in the record follows
 /// as the last step.
-fn steps(from: State, to: State) -> Vec<fn(&mut World)> {
-    let pause: fn(&mut World) = |w| w.process = w.process.map(|_| false);
-    let resume: fn(&mut World) = |w| {
+fn steps(from: State, to: State) -> Vec<fn(&mut SimulatedMachine)> {
+    let pause: fn(&mut SimulatedMachine) = |w| w.process = w.process.map(|_| false);
+    let resume: fn(&mut SimulatedMachine) = |w| {
         w.process = w.process.map(|_| true);
         if w.snapshot != Absent {
             w.snapshot = Resuming { stale: true };
         }
     };
-    let mark: fn(&mut World) = |w| w.snapshot = Resuming { stale: false };
-    let kill: fn(&mut World) = |w| w.process = None;
-    let start: fn(&mut World) = |w| w.process = Some(true);
-    let restore: fn(&mut World) = |w| w.process = Some(false);
-    let write: fn(&mut World) = |w| w.snapshot = Whole;
-    let remove: fn(&mut World) = |w| w.snapshot = Absent;
+    let mark: fn(&mut SimulatedMachine) = |w| w.snapshot = Resuming { stale: false };
+    let kill: fn(&mut SimulatedMachine) = |w| w.process = None;
+    let start: fn(&mut SimulatedMachine) = |w| w.process = Some(true);
+    let restore: fn(&mut SimulatedMachine) = |w| w.process = Some(false);
+    let write: fn(&mut SimulatedMachine) = |w| w.snapshot = Whole;
+    let remove: fn(&mut SimulatedMachine) = |w| w.snapshot = Absent;
     match (from, to) {
         (Running | Warm, Sleeping) => vec![pause, write, kill],
         (Sleeping, Running) => vec![restore, mark, resume, remove],
@@ -300,23 +300,23 @@ fn steps(from: State, to: State) -> Vec<fn(&mut World)> {
     }
 }
 
-fn settled(state: State) -> World {
+fn settled(state: State) -> SimulatedMachine {
     let process = state.has_process().then_some(state == Running);
-    World::new(state, None, process, if state == Sleeping { Whole } else { Absent })
+    SimulatedMachine::new(state, None, process, if state == Sleeping { Whole } else { Absent })
 }
 
 /// Returns every transition, cut off after each of its steps: the states, the number of steps done,
 /// and what is left then.
-fn cut_off() -> Vec<(State, State, usize, World)> {
+fn cut_off() -> Vec<(State, State, usize, SimulatedMachine)> {
     let mut found = Vec::new();
     for from in State::ALL {
         for to in EVERY.into_iter().filter(|to| from.allows(*to) && *to != Failed) {
             let steps = steps(from, to);
             for done in 0..=steps.len() {
-                let mut world = settled(from);
-                world.record.as_mut().unwrap().intent = Some(Intent { from, to, since: 0 });
-                steps[..done].iter().for_each(|step| step(&mut world));
-                found.push((from, to, done, world));
+                let mut model = settled(from);
+                model.record.as_mut().unwrap().intent = Some(Intent { from, to, since: 0 });
+                steps[..done].iter().for_each(|step| step(&mut model));
+                found.push((from, to, done, model));
             }
         }
     }
@@ -327,24 +327,24 @@ fn cut_off() -> Vec<(State, State, usize, World)> {
 /// undone, and no instance has failed.
 #[test]
 fn a_killed_agent_costs_nothing() {
-    for (from, to, done, mut world) in cut_off() {
-        let verdict = world.recover();
-        assert!(world.is_true(), "{from} -> {to} after {done} steps: {verdict:?}");
-        assert!([from, to].contains(&world.state()), "{from} -> {to}, {done}: {verdict:?}");
+    for (from, to, done, mut model) in cut_off() {
+        let verdict = model.recover();
+        assert!(model.is_true(), "{from} -> {to} after {done} steps: {verdict:?}");
+        assert!([from, to].contains(&model.state()), "{from} -> {to}, {done}: {verdict:?}");
     }
 }
 
 /// The host loses power after any step: processes are gone, and snapshots are not.
 #[test]
 fn a_lost_host_costs_running_machines_and_no_sleepers() {
-    for (from, to, done, mut world) in cut_off() {
-        world.process = None;
-        let had_memory = world.can_wake() && !matches!(to, Stopped | Destroyed);
-        world.recover();
-        assert!(world.is_true(), "{from} -> {to} after {done} steps");
+    for (from, to, done, mut model) in cut_off() {
+        model.process = None;
+        let had_memory = model.can_wake() && !matches!(to, Stopped | Destroyed);
+        model.recover();
+        assert!(model.is_true(), "{from} -> {to} after {done} steps");
         if had_memory && (from == Sleeping || to == Sleeping) {
-            assert_eq!(world.state(), Sleeping, "{from} -> {to} after {done} steps");
+            assert_eq!(model.state(), Sleeping, "{from} -> {to} after {done} steps");
         }
-        assert!(!world.state().has_process());
+        assert!(!model.state().has_process());
     }
 }

@@ -3,17 +3,17 @@
 mod support;
 
 use mvm_model::template::CloneEnd::{self, Answered, Silent, Unrelated, Unusable};
-use mvm_model::template::Standing;
+use mvm_model::template::TemplateHealth;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 /// Returns the index of the clone after which the template is given up. Each clone is one of the
 /// template that was made at this time.
 fn given_up(clones: &[(u64, CloneEnd)]) -> Option<usize> {
-    let mut standing = Standing::default();
+    let mut health = TemplateHealth::default();
     clones.iter().position(|(made_at, end)| {
-        let (after, over) = standing.after(*made_at, *end);
-        standing = after;
+        let (after, over) = health.after(*made_at, *end);
+        health = after;
         over
     })
 }

@@ -8,7 +8,7 @@ use mvm_api::{Client, paths};
 use mvm_clock::Clock;
 use mvm_identity::enrolment::{ask, first};
 use mvm_identity::tls::Credentials;
-use mvm_identity::{authority, rotate, standing};
+use mvm_identity::{authority, expiry, rotate};
 use mvm_model::Millis;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub async fn keep(credentials: Arc<Credentials>, source: Source, clock: Clock) {
         }
         let (now, wall) = (clock.now(), clock.wall());
         if now >= tell_at {
-            standing::tell(&credentials.credential(), wall);
+            expiry::log_warnings(&credentials.credential(), wall);
             tell_at = now + TELL_MS;
         }
         let facts = credentials.credential().facts;

@@ -17,7 +17,7 @@ use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Hello;
 use mvm_model::audit::OK;
-use mvm_model::job::{Artifact, JobState, KeptRun, Outcome};
+use mvm_model::job::{Artifact, JobState, Outcome, ResumePoint};
 use mvm_model::{Actor, Code, Fault, Instance, Job, JobId, Millis, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -242,7 +242,7 @@ impl Runner {
                 }
                 // The output follows the lines that this run begins with.
                 let words: u64 = first(job).map(|words| log::line_length(&words)).sum();
-                let kept = hello.life.map(|life| KeptRun { life, log_from: begun + words });
+                let kept = hello.life.map(|life| ResumePoint { life, log_from: begun + words });
                 job.begin(kept, self.now())?;
                 if let Some(attempt) = job.attempts.last_mut() {
                     attempt.claim_us = claim.as_micros() as u64;

@@ -13,7 +13,7 @@ use crate::records::Records;
 use crate::state_dir::{Files, StateDir, make_dir, remove_dir, remove_tree, write_atomically};
 use crate::wake::Wake;
 use mvm_hypervisor::Hypervisor;
-use mvm_model::accelerator::Standing;
+use mvm_model::accelerator::TemplateHealth;
 use mvm_model::lease::Purpose;
 use mvm_model::{CacheDisk, Instance, InstanceId, Millis, Pool, PoolRef, Resources};
 use prometheus_client::registry::Registry;
@@ -206,7 +206,7 @@ impl Templates {
     /// Removes the templates that no pool and no instance needs. One that is superseded is needed
     /// until its successor exists.
     pub(crate) async fn collect(&self) {
-        if self.accelerator.verdict().standing == Standing::Trying {
+        if self.accelerator.verdict().health == TemplateHealth::Trying {
             // Not known yet which templates fit.
             return;
         }

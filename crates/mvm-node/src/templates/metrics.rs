@@ -1,7 +1,7 @@
-//! The standing of templates, as the starts of their clones show it.
+//! The health of templates, as the starts of their clones show it.
 
 use crate::labels::Labels;
-use mvm_model::template::Standing;
+use mvm_model::template::TemplateHealth;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -13,10 +13,10 @@ pub(super) const NOTE: &str = ".anew";
 /// The file in a renewed template's directory that says why the template was renewed.
 pub(crate) const RENEWED: &str = "renewal.json";
 
-/// The standing of templates, in memory only, and the metrics of renewals.
+/// The health of templates, in memory only, and the metrics of renewals.
 #[derive(Default)]
 pub(super) struct Renewals {
-    pub standings: Lock<HashMap<String, Standing>>,
+    pub healths: Lock<HashMap<String, TemplateHealth>>,
     pub given_up: Family<Labels, Counter>,
     /// Instances that were booted because their pool's template was given up.
     pub booted: Family<Labels, Counter>,

@@ -57,10 +57,10 @@ impl Templates {
             return;
         }
         let given_up = {
-            let mut standings = locked(&self.renewals.standings);
-            let standing = standings.entry(template.key.clone()).or_default();
-            let (after, given_up) = standing.after(template.made_at, end);
-            *standing = after;
+            let mut healths = locked(&self.renewals.healths);
+            let health = healths.entry(template.key.clone()).or_default();
+            let (after, given_up) = health.after(template.made_at, end);
+            *health = after;
             given_up
         };
         if !given_up {

@@ -17,7 +17,7 @@ use check::{Check, Status, check, existing, free_room, note};
 use clap::Args;
 use host::Host;
 use mvm_api::types::AgentInfo;
-use mvm_identity::standing;
+use mvm_identity::expiry;
 use mvm_model::host::Lack;
 use mvm_server::private;
 use std::os::unix::fs::PermissionsExt;
@@ -95,7 +95,7 @@ fn certificates(root: &Path) -> Vec<Check> {
     let Some(credential) = dir.exists().then(|| dir.load().ok()).flatten() else {
         return Vec::new();
     };
-    let warnings = standing::warnings(&credential, wall());
+    let warnings = expiry::warnings(&credential, wall());
     let warned = warnings.into_iter().map(|warning| Check {
         name: "certificate",
         status: Status::Mend,

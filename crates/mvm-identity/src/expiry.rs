@@ -4,13 +4,13 @@ use crate::Credential;
 use crate::certificate::validity_of;
 use mvm_api::identity::{Facts, Identity, Validity};
 use mvm_model::Millis;
-use mvm_model::certificate::{Standing, roughly, standing};
+use mvm_model::certificate::{CertificateStatus, roughly, status};
 
 /// A warning about a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// Whether the certificate has expired already.
-    pub run_out: bool,
+    pub expired: bool,
     /// The certificate's holder, and when it expires or has expired.
     pub detail: String,
     /// The command that renews the certificate.
@@ -25,7 +25,7 @@ pub fn warnings(credential: &Credential, now: Millis) -> Vec<Warning> {
         let who = "the certificate of an authority that this identity trusts";
         let remedy =
             "make another authority (mvm ca init --dir DIR), and have everybody join it anew";
-        told(who.to_owned(), validity_of(der).ok()?, now, remedy.to_owned())
+        warning_about(who.to_owned(), validity_of(der).ok()?, now, remedy.to_owned())
     };
     own.into_iter().chain(credential.roots.iter().filter_map(authority)).collect()
 }
@@ -50,22 +50,22 @@ fn warning(what: &str, facts: &Facts, now: Millis) -> Option<Warning> {
             "issue another where the authority is: mvm ca issue --role tenant-operator --tenant {tenant} --name {name} --out DIR"
         ),
     };
-    told(format!("{what} {}", facts.identity.holder()), facts.validity, now, remedy)
+    warning_about(format!("{what} {}", facts.identity.holder()), facts.validity, now, remedy)
 }
 
-fn told(who: String, validity: Validity, now: Millis, remedy: String) -> Option<Warning> {
-    let (run_out, when) = match standing(validity.not_before, validity.not_after, now) {
-        Standing::Good => return None,
-        Standing::EndsSoon(left) => (false, format!("runs out in {}", roughly(left))),
-        Standing::RunOut(ago) => (true, format!("has run out {} ago", roughly(ago))),
+fn warning_about(who: String, validity: Validity, now: Millis, remedy: String) -> Option<Warning> {
+    let (expired, when) = match status(validity.not_before, validity.not_after, now) {
+        CertificateStatus::Valid => return None,
+        CertificateStatus::ExpiresSoon(left) => (false, format!("runs out in {}", roughly(left))),
+        CertificateStatus::Expired(ago) => (true, format!("has run out {} ago", roughly(ago))),
     };
-    Some(Warning { run_out, detail: format!("{who} {when}"), remedy })
+    Some(Warning { expired, detail: format!("{who} {when}"), remedy })
 }
 
 /// Logs the warnings.
-pub fn tell(credential: &Credential, now: Millis) {
-    for Warning { run_out, detail, remedy } in warnings(credential, now) {
-        match run_out {
+pub fn log_warnings(credential: &Credential, now: Millis) {
+    for Warning { expired, detail, remedy } in warnings(credential, now) {
+        match expired {
             true => tracing::error!("{detail}; {remedy}"),
             false => tracing::warn!("{detail}, and was not renewed yet; {remedy}"),
         }
@@ -100,9 +100,9 @@ mod tests {
             let credential = credential(identity);
             assert_eq!(warnings(&credential, begin + 20 * DAY), []);
             let [soon] = &warnings(&credential, begin + 28 * DAY)[..] else { panic!("one") };
-            assert!(!soon.run_out && soon.detail.ends_with("runs out in 2 days"), "{soon:?}");
+            assert!(!soon.expired && soon.detail.ends_with("runs out in 2 days"), "{soon:?}");
             let [late] = &warnings(&credential, begin + 40 * DAY)[..] else { panic!("one") };
-            assert!(late.run_out && late.detail.contains("has run out 10 days ago"), "{late:?}");
+            assert!(late.expired && late.detail.contains("has run out 10 days ago"), "{late:?}");
             assert!(soon.remedy.contains(command) && late.remedy == soon.remedy, "{soon:?}");
         }
         // Ten years later the authority's certificate has expired, too.
