@@ -7,6 +7,7 @@
 
 mod conflicts;
 mod error;
+mod firewall;
 mod links;
 mod marks;
 mod memory;
@@ -22,10 +23,10 @@ mod surroundings;
 mod tap;
 mod uplink;
 mod verify;
-mod walls;
 
 pub use conflicts::Conflict;
 pub use error::Error;
+pub use firewall::Applied;
 pub use links::{Bridge, Counters, Network, OwnedLink, Tap};
 pub use marks::LinkKind;
 pub use netns::enter_netns;
@@ -33,7 +34,6 @@ pub use nftables::Watch;
 pub use remains::Remains;
 pub use rules::{AllowRule, Egress, Mode, Proto, Ruleset, Surroundings, TapRules, TenantRules};
 pub use verify::{Difference, Differs, Mended, Wanted};
-pub use walls::Applied;
 
 /// The result of every fallible call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

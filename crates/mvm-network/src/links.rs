@@ -1,11 +1,11 @@
 //! Bridges and taps.
 
+use crate::firewall::{Applied, Firewall};
 use crate::marks::{LinkKind, Marks};
 use crate::netlink::{Netlink, alias_of, controller_of, name_of};
 use crate::nftables::Watch;
 use crate::rules::Ruleset;
 use crate::surroundings::{self, network_of};
-use crate::walls::{Applied, Walls};
 use crate::{Error, Result, sizes, tap};
 use ipnet::Ipv4Net;
 use parking_lot::{Mutex, MutexGuard};
@@ -65,7 +65,7 @@ pub struct Counters {
 pub struct Network {
     pub(crate) marks: Marks,
     pub(crate) netlink: Netlink,
-    pub(crate) walls: Walls,
+    pub(crate) firewall: Firewall,
     /// The MTU set for each tap, by its name.
     pub(crate) sizes: Mutex<BTreeMap<String, u32>>,
     /// The overlaps between the host and subnets that were logged last.
@@ -76,15 +76,15 @@ impl Network {
     /// Opens the network namespace that the process is in, for the owner with this id (four
     /// hexadecimal digits).
     pub async fn open(owner: &str) -> Result<Network> {
-        let (netlink, walls) = (Netlink::open()?, Walls::open(owner)?);
+        let (netlink, firewall) = (Netlink::open()?, Firewall::open(owner)?);
         let (sizes, overlaps) = (Mutex::default(), Mutex::default());
-        Ok(Network { marks: Marks::new(owner), netlink, walls, sizes, overlaps })
+        Ok(Network { marks: Marks::new(owner), netlink, firewall, sizes, overlaps })
     }
 
     /// Makes links name the state directory that they belong to, so that other agents can tell, and
     /// keeps there which rules are in force, so that the next agent knows.
     pub fn of_root(self, root: &Path) -> Network {
-        Network { marks: self.marks.of_root(root), walls: self.walls.of_root(root), ..self }
+        Network { marks: self.marks.of_root(root), firewall: self.firewall.of_root(root), ..self }
     }
 
     /// Returns the name of a tenant's bridge.
@@ -236,14 +236,14 @@ impl Network {
     pub async fn apply(&self, rules: &Ruleset) -> Result<Applied> {
         let around = surroundings::look(&self.netlink, &self.marks).await?;
         let machines =
-            self.walls.knows_nothing() && has_machines(&self.netlink, &self.marks).await?;
-        self.walls.apply(rules, &around, machines).await
+            self.firewall.knows_nothing() && has_machines(&self.netlink, &self.marks).await?;
+        self.firewall.apply(rules, &around, machines).await
     }
 
     /// Returns whether rules were put in force and still are. Takes microseconds as long as nobody
     /// has changed nftables.
     pub fn stands(&self) -> Result<bool> {
-        self.walls.stand()
+        self.firewall.stand()
     }
 
     /// Opens a watch of changes to nftables and links.
@@ -268,7 +268,7 @@ impl Network {
         for link in self.list().await? {
             self.remove(&link.name, link.kind).await?;
         }
-        self.walls.remove().await
+        self.firewall.remove().await
     }
 
     /// Returns the link if it carries this owner's mark. Error: `name_taken`.

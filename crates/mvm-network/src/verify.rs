@@ -81,11 +81,11 @@ impl Network {
         let mut all = compare(wanted, &found(self, wanted).await?);
         all.extend(forwarding(self, wanted).await?);
         all.extend(overlaps(self, wanted).await?);
-        let table = self.walls.table();
+        let table = self.firewall.table();
         let rules =
             |detail: String| Difference { kind: Differs::Rules, what: table.clone(), detail };
         let around = surroundings::look(&self.netlink, &self.marks).await?;
-        let same = self.walls.are(&wanted.rules, &around);
+        let same = self.firewall.are(&wanted.rules, &around);
         match same {
             None if wanted.bridges.is_empty() => {}
             None => all.push(rules("no rules were put in force".to_owned())),
@@ -94,7 +94,7 @@ impl Network {
             }
             Some(true) => {}
         }
-        all.extend(self.walls.lost()?.into_iter().map(rules));
+        all.extend(self.firewall.lost()?.into_iter().map(rules));
         Ok(all)
     }
 

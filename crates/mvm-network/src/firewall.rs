@@ -14,7 +14,7 @@ const PUT: &str = "put the firewall rules in force";
 const GONE: &str = "all tables are gone";
 
 /// What was put in force, and what the kernel held then.
-struct Standing {
+struct RulesInForce {
     /// The rules as text; empty if an earlier agent put them in force.
     text: String,
     generation: u32,
@@ -34,28 +34,28 @@ pub enum Applied {
 }
 
 /// The firewall's tables of one owner.
-pub(crate) struct Walls {
+pub(crate) struct Firewall {
     owner: String,
     nftables: Nftables,
     /// What was put in force last, by this agent or the one before; `None` if nothing is known.
-    standing: Mutex<Option<Standing>>,
+    in_force: Mutex<Option<RulesInForce>>,
     memory: Option<Memory>,
 }
 
-impl Walls {
+impl Firewall {
     /// Opens the tables of this owner, of which nothing is known to be in force.
-    pub(crate) fn open(owner: &str) -> Result<Walls> {
+    pub(crate) fn open(owner: &str) -> Result<Firewall> {
         let (owner, nftables) = (owner.to_owned(), Nftables::open()?);
-        Ok(Walls { owner, nftables, standing: Mutex::default(), memory: None })
+        Ok(Firewall { owner, nftables, in_force: Mutex::default(), memory: None })
     }
 
     /// Adds what the agent before has kept in the state directory.
-    pub(crate) fn of_root(self, root: &Path) -> Walls {
+    pub(crate) fn of_root(self, root: &Path) -> Firewall {
         let memory = Memory::at(root);
         // No change has the number 0, so the first look compares what is there.
-        let before = |parts| Standing { text: String::new(), generation: 0, parts };
-        let standing = Mutex::new(memory.read().map(before));
-        Walls { standing, memory: Some(memory), ..self }
+        let before = |parts| RulesInForce { text: String::new(), generation: 0, parts };
+        let in_force = Mutex::new(memory.read().map(before));
+        Firewall { in_force, memory: Some(memory), ..self }
     }
 
     /// Puts the rules in force in place of the former ones, all at once, and checks whether the
@@ -83,22 +83,22 @@ impl Walls {
     /// Returns whether these are the rules that were put in force; `None` if none were.
     pub(crate) fn are(&self, rules: &Ruleset, around: &Surroundings) -> Option<bool> {
         let text = render::render(&self.owner, rules, around);
-        self.standing().as_ref().map(|standing| standing.text == text)
+        self.in_force().as_ref().map(|in_force| in_force.text == text)
     }
 
     /// Returns whether an earlier agent may have put rules in force without leaving a record of it.
     pub(crate) fn knows_nothing(&self) -> bool {
-        self.memory.is_some() && self.standing().is_none()
+        self.memory.is_some() && self.in_force().is_none()
     }
 
     /// Returns whether rules were put in force and still are.
     pub(crate) fn stand(&self) -> Result<bool> {
-        Ok(self.lost()?.is_empty() && self.standing().is_some())
+        Ok(self.lost()?.is_empty() && self.in_force().is_some())
     }
 
     /// Removes the tables, and the record of them.
     pub(crate) async fn remove(&self) -> Result<()> {
-        *self.standing() = None;
+        *self.in_force() = None;
         self.memory.iter().for_each(Memory::forget);
         nft::run_nft(&render::removal(&self.owner)).await.map_err(|error| self.held(error))
     }
@@ -110,16 +110,16 @@ impl Walls {
 
     /// Returns the parts of the tables that are not as they were put in force.
     pub(crate) fn lost(&self) -> Result<Vec<String>> {
-        let mut standing = self.standing();
-        let Some(standing) = standing.as_mut() else { return Ok(Vec::new()) };
-        if self.nftables.generation()? == standing.generation {
+        let mut in_force = self.in_force();
+        let Some(in_force) = in_force.as_mut() else { return Ok(Vec::new()) };
+        if self.nftables.generation()? == in_force.generation {
             return Ok(Vec::new());
         }
         let (generation, parts) = self.nftables.parts(&self.table())?;
-        let lost = differences(&standing.parts, &parts);
+        let lost = differences(&in_force.parts, &parts);
         if lost.is_empty() {
             // Somebody has changed only other tables.
-            standing.generation = generation;
+            in_force.generation = generation;
         }
         Ok(lost)
     }
@@ -128,8 +128,8 @@ impl Walls {
         self.memory.iter().for_each(Memory::forget);
         let put = self.try_put(text).await.map_err(|error| self.held(error));
         // If nft refused the rules, the old ones are still in force and are recorded again.
-        if let (Some(memory), Some(standing)) = (&self.memory, self.standing().as_ref()) {
-            memory.keep(&standing.parts);
+        if let (Some(memory), Some(in_force)) = (&self.memory, self.in_force().as_ref()) {
+            memory.keep(&in_force.parts);
         }
         put
     }
@@ -147,7 +147,7 @@ impl Walls {
                 return Err(Error::Kernel { what: PUT.to_owned(), cause });
             }
             if !parts.is_empty() && (ours || tries >= TRIES) {
-                *self.standing() = Some(Standing { text, generation, parts });
+                *self.in_force() = Some(RulesInForce { text, generation, parts });
                 break;
             }
         }
@@ -170,8 +170,8 @@ impl Walls {
         }
     }
 
-    fn standing(&self) -> MutexGuard<'_, Option<Standing>> {
-        self.standing.lock()
+    fn in_force(&self) -> MutexGuard<'_, Option<RulesInForce>> {
+        self.in_force.lock()
     }
 }
 
