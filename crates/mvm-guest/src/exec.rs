@@ -2,7 +2,7 @@
 //! [`crate::channel::Channel`], or the CLI's connection to an agent that only copies bytes.
 
 use crate::frame::{self, Frame};
-use crate::protocol::{ExecRequest, Exit, Kept, Request};
+use crate::protocol::{ExecRequest, Exit, ProgramPosition, Request};
 use crate::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 
@@ -28,7 +28,7 @@ pub struct ExecStream {
     /// Frames for the program.
     pub input: ExecInput,
     /// Where the output begins if the guest keeps it; `None` otherwise.
-    pub kept: Option<Kept>,
+    pub kept: Option<ProgramPosition>,
 }
 
 /// The receiving half of a running program.
@@ -44,7 +44,8 @@ impl ExecStream {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let kept = frame::ask::<Option<Kept>>(&mut stream, Request::Exec(request)).await?;
+        let kept =
+            frame::ask::<Option<ProgramPosition>>(&mut stream, Request::Exec(request)).await?;
         let (output, input): (ReadHalf<S>, WriteHalf<S>) = tokio::io::split(stream);
         let (output, input) = (ExecOutput(Box::new(output)), ExecInput(Box::new(input)));
         Ok(ExecStream { output, input, kept })

@@ -15,7 +15,7 @@ pub enum Request {
     Hello,
     /// Gives the guest its own identity. Reply: nothing.
     Adopt(Box<Adopt>),
-    /// Runs a program. Reply: nothing, or [`Kept`] if it is kept; then frames both ways until
+    /// Runs a program. Reply: nothing, or [`ProgramPosition`] if it is kept; then frames both ways until
     /// `Exit`.
     Exec(ExecRequest),
     /// Unpacks the tar archive that follows as `Data` frames up to `End`. A second reply follows.
@@ -196,7 +196,7 @@ pub struct Keep {
 /// The reply of a guest that keeps the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Kept {
+pub struct ProgramPosition {
     /// Offset of the output that follows: `offset`, or a later one if more was acknowledged.
     pub from: u64,
     /// How many bytes of standard input the program was given so far; the host sends those after

@@ -5,7 +5,7 @@ mod common;
 pub mod disks;
 mod exec;
 mod files;
-mod kept;
+mod kept_programs;
 mod net;
 mod oom;
 mod program;
@@ -42,7 +42,7 @@ pub enum Powers {
 pub struct Agent {
     powers: Powers,
     execs: AtomicU64,
-    kept: kept::Registry,
+    kept: kept_programs::Registry,
     ssh: ssh::Server,
     /// Notified when the node asks for the machine's shutdown.
     pub shutdown: Notify,
@@ -59,7 +59,7 @@ impl Agent {
         Arc::new(Agent {
             powers,
             execs: AtomicU64::new(0),
-            kept: kept::Registry::new(),
+            kept: kept_programs::Registry::new(),
             ssh: ssh::Server::default(),
             shutdown: Notify::new(),
         })

@@ -11,15 +11,15 @@ use std::sync::OnceLock;
 
 /// How the kernel treats a process.
 #[derive(Clone, Copy)]
-struct Standing {
+struct Privileges {
     /// The nice value, see setpriority(2).
     nice: i32,
     /// The text for oom_score_adj, see proc(5).
     oom: &'static [u8],
 }
 
-const AGENT: Standing = Standing { nice: -20, oom: b"-1000" };
-const PROGRAM: Standing = Standing { nice: 0, oom: b"0" };
+const AGENT: Privileges = Privileges { nice: -20, oom: b"-1000" };
+const PROGRAM: Privileges = Privileges { nice: 0, oom: b"0" };
 
 /// The agent's own oom_score_adj file, once it is protected; locked while a program is started.
 static PROTECTED: OnceLock<Mutex<File>> = OnceLock::new();
@@ -69,8 +69,8 @@ impl Drop for Ordinary {
     }
 }
 
-fn set(oom: &File, standing: Standing) {
+fn set(oom: &File, privileges: Privileges) {
     // On Linux, this changes the calling thread alone.
-    let _ = rustix::process::setpriority_process(None, standing.nice);
-    let _ = oom.write_at(standing.oom, 0);
+    let _ = rustix::process::setpriority_process(None, privileges.nice);
+    let _ = oom.write_at(privileges.oom, 0);
 }

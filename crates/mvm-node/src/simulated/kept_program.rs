@@ -1,4 +1,4 @@
-//! Kept programs of a simulated guest. Between any two of their commands they are in the guest's
+//! ProgramPosition programs of a simulated guest. Between any two of their commands they are in the guest's
 //! memory, so they outlive the task that serves the guest's channel. A program runs only while a
 //! client is attached to it.
 
@@ -10,7 +10,7 @@ use super::script::{self, Action, Command};
 use mvm_guest::Result;
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
-use mvm_guest::protocol::{ExecRequest, Exit, Keep, Kept};
+use mvm_guest::protocol::{ExecRequest, Exit, Keep, ProgramPosition};
 use mvm_guest::serve::reply;
 use mvm_model::Code;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub async fn run(
         Ok(new)
     })??;
     let commands = commands(&found.argv)?;
-    reply(stream, &Kept { from: keep.offset, input: 0 }).await?;
+    reply(stream, &ProgramPosition { from: keep.offset, input: 0 }).await?;
     let (mut from_host, mut to_host) = tokio::io::split(stream);
     let program = Attached { inside, key: &keep.key, commands: &commands };
     let hear = program.receive(&mut from_host);

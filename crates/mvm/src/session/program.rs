@@ -12,7 +12,7 @@ use mvm_api::Client;
 use mvm_api::client::{Patience, Waiting};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::patience::answer;
-use mvm_guest::protocol::{ExecRequest, Hello, Keep, Kept, Reply, Request};
+use mvm_guest::protocol::{ExecRequest, Hello, Keep, ProgramPosition, Reply, Request};
 use mvm_model::{Code, InstanceRef};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -97,7 +97,7 @@ struct Session<'a> {
 struct Connection {
     stream: Stream,
     /// `None`: the guest ends the program with the connection.
-    kept: Option<Kept>,
+    kept: Option<ProgramPosition>,
 }
 
 /// The outcome of the first request.
@@ -171,7 +171,8 @@ impl Session<'_> {
             (keep.offset, keep.attach) = (self.printed, self.attached);
         }
         let mut stream = open(&self.client, self.instance, self.lease_s).await?;
-        let kept = answer(frame::ask::<Option<Kept>>(&mut stream, Request::Exec(request)));
+        let kept =
+            answer(frame::ask::<Option<ProgramPosition>>(&mut stream, Request::Exec(request)));
         let kept = self.client.while_there(kept).await?;
         let kept = kept.map_err(guest_problem)?;
         self.attached = true;
@@ -265,7 +266,7 @@ struct Heard {
 }
 
 impl Heard {
-    fn new(printed: u64, kept: Option<Kept>) -> Heard {
+    fn new(printed: u64, kept: Option<ProgramPosition>) -> Heard {
         Heard { printed, taken: kept.map_or(0, |kept| kept.input) }
     }
 }

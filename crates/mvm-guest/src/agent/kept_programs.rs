@@ -10,7 +10,7 @@ use super::oom::OomKills;
 use super::program::{self, Group, Input, Program};
 use super::spool::{Source, Spool};
 use crate::frame::{self, Frame};
-use crate::protocol::{ExecRequest, Exit, Keep, Kept as Reply};
+use crate::protocol::{ExecRequest, Exit, Keep, ProgramPosition as Reply};
 use crate::serve::reply;
 use crate::{Error, Result};
 use mvm_code::Code;
@@ -41,14 +41,14 @@ pub struct Registry {
     life: String,
     most: usize,
     disk: Arc<Path>,
-    programs: Mutex<HashMap<String, Arc<Kept>>>,
+    programs: Mutex<HashMap<String, Arc<KeptProgram>>>,
     /// The number of programs that run.
     running: Arc<AtomicU64>,
 }
 
 /// A kept program.
 #[derive(Debug)]
-struct Kept {
+struct KeptProgram {
     /// Position in the order of ends; 0 while the program runs.
     ended: AtomicU64,
     spool: Mutex<Spool>,
@@ -57,22 +57,22 @@ struct Kept {
     /// Counts the hosts that have attached: a later one replaces the one before.
     turn: watch::Sender<u64>,
     /// The host's frames for the program.
-    words: mpsc::UnboundedSender<Frame>,
+    frames: mpsc::UnboundedSender<Frame>,
     /// Bytes of standard input that the program was given.
     input: AtomicU64,
-    told: watch::Sender<Told>,
+    goal: watch::Sender<Goal>,
     /// Folder for output that does not fit into memory.
     disk: Arc<Path>,
 }
 
-/// What a program was told to do; a later word stands, an earlier one does not come back.
+/// What a program is to do. A goal is only ever replaced by a later one of this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Told {
+enum Goal {
     Run,
     /// To end; its output waits for a host.
     End,
     /// To end without waiting for a host: what finds no space in the spool is lost.
-    GiveUp,
+    Abandon,
 }
 
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -128,7 +128,7 @@ impl Registry {
         attached.serve(stream, from).await
     }
 
-    fn find(&self, request: &ExecRequest, keep: &Keep) -> Result<Arc<Kept>> {
+    fn find(&self, request: &ExecRequest, keep: &Keep) -> Result<Arc<KeptProgram>> {
         if keep.key.is_empty() || keep.key.len() > KEY {
             return Err(refusal(Code::InvalidValue, format!("a key of {} bytes", keep.key.len())));
         }
@@ -151,19 +151,19 @@ impl Registry {
                 let what = format!("{} programs are kept already", self.most);
                 return Err(refusal(Code::Busy, what));
             };
-            abandoned.tell(Told::GiveUp);
+            abandoned.set_goal(Goal::Abandon);
         }
         let program = program::spawn(request)?;
         // The channel needs no bound: the host limits what it sends beyond what was taken.
-        let (words, said) = mpsc::unbounded_channel();
-        let kept = Arc::new(Kept {
+        let (to_program, frames) = mpsc::unbounded_channel();
+        let kept = Arc::new(KeptProgram {
             ended: AtomicU64::new(0),
             spool: Mutex::default(),
             changed: watch::Sender::new(()),
             turn: watch::Sender::new(0),
-            words,
+            frames: to_program,
             input: AtomicU64::new(0),
-            told: watch::Sender::new(Told::Run),
+            goal: watch::Sender::new(Goal::Run),
             disk: self.disk.clone(),
         });
         programs.insert(keep.key.clone(), kept.clone());
@@ -172,7 +172,7 @@ impl Registry {
         running.fetch_add(1, Ordering::Relaxed);
         let of_program = kept.clone();
         tokio::spawn(async move {
-            of_program.carry_out(program, said, alone).await;
+            of_program.run_to_end(program, frames, alone).await;
             running.fetch_sub(1, Ordering::Relaxed);
         });
         Ok(kept)
@@ -181,7 +181,7 @@ impl Registry {
 
 /// Forgets the programs that ended first if there are too many. A running program is never
 /// forgotten.
-fn forget_oldest(programs: &mut HashMap<String, Arc<Kept>>) {
+fn forget_oldest(programs: &mut HashMap<String, Arc<KeptProgram>>) {
     let mut ended: Vec<(u64, String)> = programs
         .iter()
         .map(|(key, kept)| (kept.ended.load(Ordering::Relaxed), key.clone()))
@@ -196,35 +196,35 @@ fn forget_oldest(programs: &mut HashMap<String, Arc<Kept>>) {
 
 /// Returns the program that was left by its host longest ago, of those that have no host and wait
 /// for one to read their output. They get nothing done.
-fn abandoned_longest(programs: &HashMap<String, Arc<Kept>>) -> Option<&Arc<Kept>> {
+fn abandoned_longest(programs: &HashMap<String, Arc<KeptProgram>>) -> Option<&Arc<KeptProgram>> {
     let waiting = programs.values().filter(|kept| kept.counts());
     let left = waiting.filter_map(|kept| Some((locked(&kept.spool).abandoned()?, kept)));
     left.min_by_key(|(since, _)| *since).map(|(_, kept)| kept)
 }
 
-impl Kept {
+impl KeptProgram {
     fn bump(&self) {
         self.changed.send_replace(());
     }
 
-    fn tell(&self, word: Told) {
-        self.told.send_if_modified(|told| {
-            let later = word > *told;
-            *told = word.max(*told);
+    fn set_goal(&self, goal: Goal) {
+        self.goal.send_if_modified(|current| {
+            let later = goal > *current;
+            *current = goal.max(*current);
             later
         });
     }
 
     /// Returns whether this is one of the programs whose number is limited.
     fn counts(&self) -> bool {
-        self.ended.load(Ordering::Relaxed) == 0 && *self.told.borrow() != Told::GiveUp
+        self.ended.load(Ordering::Relaxed) == 0 && *self.goal.borrow() != Goal::Abandon
     }
 
     /// Runs the program to its end.
-    async fn carry_out(
+    async fn run_to_end(
         self: Arc<Self>,
         mut program: Program,
-        said: mpsc::UnboundedReceiver<Frame>,
+        frames: mpsc::UnboundedReceiver<Frame>,
         alone: Option<Duration>,
     ) {
         let kills = OomKills::now();
@@ -240,12 +240,12 @@ impl Kept {
             }));
         }
         let (input, terminal) = (program.input.take(), program.terminal.take());
-        let listen = tokio::spawn(self.clone().listen(said, input, terminal, group.0));
+        let listen = tokio::spawn(self.clone().listen(frames, input, terminal, group.0));
         let mut waited = tokio::task::spawn_blocking(move || program.child.wait());
-        let mut end = self.told.subscribe();
-        let told = async {
+        let mut end = self.goal.subscribe();
+        let ending = async {
             tokio::select! {
-                _ = end.wait_for(|told| *told == Told::End) => {}
+                _ = end.wait_for(|goal| *goal == Goal::End) => {}
                 () = self.left(alone) => {}
             }
         };
@@ -254,7 +254,7 @@ impl Kept {
                 group.ended();
                 status
             }
-            () = told => {
+            () = ending => {
                 drop(group);
                 waited.await
             }
@@ -285,7 +285,7 @@ impl Kept {
     /// nobody is waited for.
     async fn take(&self, source: Source, mut bytes: Vec<u8>) -> bool {
         let mut changed = self.changed.subscribe();
-        let mut told = self.told.subscribe();
+        let mut goal = self.goal.subscribe();
         loop {
             changed.borrow_and_update();
             let pushed = locked(&self.spool).push(source, bytes, &self.disk);
@@ -296,13 +296,13 @@ impl Kept {
                 }
                 Err(back) => bytes = back,
             }
-            if *told.borrow_and_update() == Told::GiveUp {
+            if *goal.borrow_and_update() == Goal::Abandon {
                 locked(&self.spool).lost = true;
                 return false;
             }
             tokio::select! {
                 _ = changed.changed() => {}
-                _ = told.changed() => {}
+                _ = goal.changed() => {}
             }
         }
     }
@@ -310,14 +310,14 @@ impl Kept {
     /// Carries out the hosts' frames while the program runs.
     async fn listen(
         self: Arc<Self>,
-        mut said: mpsc::UnboundedReceiver<Frame>,
+        mut frames: mpsc::UnboundedReceiver<Frame>,
         mut input: Option<Input>,
         terminal: Option<rustix::fd::OwnedFd>,
         pid: u32,
     ) {
-        while let Some(word) = said.recv().await {
-            let taken = if let Frame::Stdin(bytes) = &word { bytes.len() as u64 } else { 0 };
-            exec::obey(word, &mut input, terminal.as_ref(), pid).await;
+        while let Some(frame) = frames.recv().await {
+            let taken = if let Frame::Stdin(bytes) = &frame { bytes.len() as u64 } else { 0 };
+            exec::obey(frame, &mut input, terminal.as_ref(), pid).await;
             if taken > 0 {
                 self.input.fetch_add(taken, Ordering::Relaxed);
                 self.bump();
@@ -328,10 +328,10 @@ impl Kept {
     /// Resolves once no host is waited for any more: none has been attached for `alone`, or the
     /// program's place was needed.
     async fn left(&self, alone: Option<Duration>) {
-        let mut told = self.told.subscribe();
+        let mut goal = self.goal.subscribe();
         tokio::select! {
-            _ = told.wait_for(|told| *told == Told::GiveUp) => {}
-            () = self.unattended(alone) => self.tell(Told::GiveUp),
+            _ = goal.wait_for(|goal| *goal == Goal::Abandon) => {}
+            () = self.unattended(alone) => self.set_goal(Goal::Abandon),
         }
     }
 
@@ -356,12 +356,12 @@ impl Kept {
 
 /// A host that is attached to a program.
 struct Attached {
-    kept: Arc<Kept>,
+    kept: Arc<KeptProgram>,
     turn: u64,
 }
 
 impl Attached {
-    fn new(kept: &Arc<Kept>) -> Attached {
+    fn new(kept: &Arc<KeptProgram>) -> Attached {
         let mut own = 0;
         kept.turn.send_modify(|turn| {
             *turn += 1;
@@ -386,7 +386,7 @@ impl Attached {
             std::future::pending::<Result<()>>().await
         };
         tokio::select! {
-            heard = self.hear(&mut from_host) => heard,
+            received = self.receive(&mut from_host) => received,
             talked = talk => talked,
             _ = turn.wait_for(|turn| *turn != self.turn) => {
                 Err(refusal(Code::TakenOver, "somebody else has attached to the program".to_owned()))
@@ -396,12 +396,12 @@ impl Attached {
 
     async fn talk(&self, to_host: &mut (impl AsyncWrite + Unpin), from: u64) -> Result<()> {
         let mut changed = self.kept.changed.subscribe();
-        let (mut cursor, mut told) = (from, 0);
+        let (mut cursor, mut acknowledged) = (from, 0);
         loop {
             changed.borrow_and_update();
             let input = self.kept.input.load(Ordering::Relaxed);
-            if input > told {
-                told = input;
+            if input > acknowledged {
+                acknowledged = input;
                 frame::write(to_host, &Frame::Ack(input)).await?;
             }
             let (piece, exit) = {
@@ -419,7 +419,7 @@ impl Attached {
         }
     }
 
-    async fn hear(&self, from_host: &mut (impl AsyncRead + Unpin)) -> Result<()> {
+    async fn receive(&self, from_host: &mut (impl AsyncRead + Unpin)) -> Result<()> {
         loop {
             match frame::read(from_host).await? {
                 None => return Ok(()),
@@ -427,9 +427,9 @@ impl Attached {
                     locked(&self.kept.spool).acknowledge(offset);
                     self.kept.bump();
                 }
-                Some(Frame::End) => self.kept.tell(Told::End),
+                Some(Frame::End) => self.kept.set_goal(Goal::End),
                 // Frames for a program that has ended are dropped.
-                Some(word) => drop(self.kept.words.send(word)),
+                Some(frame) => drop(self.kept.frames.send(frame)),
             }
         }
     }
@@ -500,7 +500,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
             let all = Frame::Ack(seen.len() as u64);
-            frame::write(&mut stream, &all).await.expect("said");
+            frame::write(&mut stream, &all).await.expect("frames");
         }
     }
 
