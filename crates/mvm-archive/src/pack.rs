@@ -55,14 +55,14 @@ struct Level {
 }
 
 /// The name of something in the archive, and its path on the disk for people.
-struct Place<'a> {
+struct EntryPath<'a> {
     name: Vec<u8>,
     source: &'a Path,
     /// The length of the part of `name` that stands for `source`.
     top: usize,
 }
 
-impl Place<'_> {
+impl EntryPath<'_> {
     fn shown(&self) -> String {
         shown(&[self.source.as_os_str().as_bytes(), &self.name[self.top..]].concat())
     }
@@ -97,7 +97,7 @@ impl<W: Write> Packer<W> {
     /// archived, with a note. Errors: `source` does not exist or is a device, socket or FIFO, or
     /// something cannot be read.
     pub fn add(&mut self, source: &Path, name: &[u8]) -> io::Result<()> {
-        let mut place = Place { name: name.to_vec(), source, top: name.len() };
+        let mut place = EntryPath { name: name.to_vec(), source, top: name.len() };
         let path = CString::new(source.as_os_str().as_bytes()).map_err(|e| place.failed(e))?;
         let stat = statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| place.failed(e))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -140,7 +140,7 @@ impl<W: Write> Packer<W> {
         at: BorrowedFd<'_>,
         file: &CStr,
         listed: FileType,
-        place: &Place<'_>,
+        place: &EntryPath<'_>,
     ) -> io::Result<Option<Level>> {
         self.tally.entry();
         #[cfg(test)]
@@ -188,7 +188,12 @@ impl<W: Write> Packer<W> {
         Ok(None)
     }
 
-    fn file(&mut self, at: BorrowedFd<'_>, file: &CStr, place: &Place<'_>) -> Result<Done, Fault> {
+    fn file(
+        &mut self,
+        at: BorrowedFd<'_>,
+        file: &CStr,
+        place: &EntryPath<'_>,
+    ) -> Result<Done, Fault> {
         // If the name is a FIFO by now, opening it must not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened = openat(at, file, flags | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
@@ -246,7 +251,7 @@ impl<W: Write> Packer<W> {
         offset: u64,
         length: u64,
         size: u64,
-        place: &Place<'_>,
+        place: &EntryPath<'_>,
     ) -> io::Result<(u64, End)> {
         let (mut sent, mut end) = (0, End::Unknown);
         while sent < length {
@@ -278,7 +283,7 @@ impl<W: Write> Packer<W> {
         &mut self,
         at: BorrowedFd<'_>,
         file: &CStr,
-        place: &Place<'_>,
+        place: &EntryPath<'_>,
     ) -> Result<Done, Fault> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = openat(at, file, flags, Mode::empty())?;
@@ -303,7 +308,7 @@ impl<W: Write> Packer<W> {
         &mut self,
         at: BorrowedFd<'_>,
         file: &CStr,
-        place: &Place<'_>,
+        place: &EntryPath<'_>,
     ) -> Result<Done, Fault> {
         let stat = statat(at, file, AtFlags::SYMLINK_NOFOLLOW)?;
         let target = readlinkat(at, file, Vec::new())?.into_bytes();
@@ -314,7 +319,7 @@ impl<W: Write> Packer<W> {
     }
 
     /// Reads a file's extended attributes. If that fails, the file is copied without them.
-    fn attributes(&mut self, file: BorrowedFd<'_>, place: &Place<'_>) -> Vec<crate::Xattr> {
+    fn attributes(&mut self, file: BorrowedFd<'_>, place: &EntryPath<'_>) -> Vec<crate::Xattr> {
         xattr::read(file, &mut self.attributes).unwrap_or_else(|error| {
             let path = place.shown();
             self.notes.add(format!("{path} was copied without its extended attributes: {error}"));
@@ -359,7 +364,7 @@ impl From<io::Error> for Fault {
     }
 }
 
-fn entry(place: &Place<'_>, stat: &Stat, kind: Kind) -> Entry {
+fn entry(place: &EntryPath<'_>, stat: &Stat, kind: Kind) -> Entry {
     let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
     let modified = Time { seconds: stat.st_mtime, nanos };
     let name = place.name.clone();

@@ -35,7 +35,7 @@ const LONGEST_KEY: usize = 255;
 
 /// The record of a key.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+struct KeyRecord {
     /// The digest of the request's body.
     digest: String,
     /// When the request began, on the server's timeline.
@@ -91,7 +91,7 @@ impl Idempotency {
         let body = axum::body::to_bytes(body, LONGEST_BODY).await;
         let body = body.map_err(|e| Problem::new(Code::TooLarge, e.to_string()))?;
         let (digest, agent) = (hex::sha256(&body), self.started_at);
-        let begun = Kept { digest: digest.clone(), at: self.clock.now(), agent, answer: None };
+        let begun = KeyRecord { digest: digest.clone(), at: self.clock.now(), agent, answer: None };
         if let Some(answer) = self.begin(&record, &begun).await? {
             return Ok(answer);
         }
@@ -109,12 +109,12 @@ impl Idempotency {
             None => String::from_utf8_lossy(&bytes).into_owned(),
         };
         let answer = Some(answer);
-        self.put(record, &Kept { answer, ..begun }, Expect::Any).await.map_err(Error::from)?;
+        self.put(record, &KeyRecord { answer, ..begun }, Expect::Any).await.map_err(Error::from)?;
         Ok(Response::from_parts(parts, bytes.into()))
     }
 
     /// Records that a request begins. Returns the kept response where the key was used before.
-    async fn begin(&self, record: &str, begun: &Kept) -> Result<Option<Response>, Problem> {
+    async fn begin(&self, record: &str, begun: &KeyRecord) -> Result<Option<Response>, Problem> {
         self.forget(begun.at).await?;
         match self.put(record.to_owned(), begun, Expect::Absent).await {
             Ok(()) => return Ok(None),
@@ -128,7 +128,7 @@ impl Idempotency {
         let Some(stands) = self.store.get(record).await.map_err(Error::from)? else {
             return Err(in_use());
         };
-        let known: Kept = serde_json::from_slice(&stands.value)
+        let known: KeyRecord = serde_json::from_slice(&stands.value)
             .map_err(|e| Problem::internal(format!("{record} cannot be read: {e}")))?;
         if known.digest != begun.digest {
             let detail = "this key stands for a request with another body";
@@ -154,7 +154,7 @@ impl Idempotency {
         }
     }
 
-    async fn put(&self, key: String, kept: &Kept, expect: Expect) -> mvm_store::Result<()> {
+    async fn put(&self, key: String, kept: &KeyRecord, expect: Expect) -> mvm_store::Result<()> {
         let value = serde_json::to_vec(kept).unwrap_or_default();
         self.store.commit(vec![Write::Put { key, value, expect }]).await.map(drop)
     }
@@ -162,7 +162,8 @@ impl Idempotency {
     /// Removes records older than a day, and the oldest of too many.
     async fn forget(&self, now: Millis) -> Result<(), Problem> {
         let listed = self.store.list(PREFIX).await.map_err(Error::from)?;
-        let at = |value: &[u8]| serde_json::from_slice::<Kept>(value).map_or(0, |kept| kept.at);
+        let at =
+            |value: &[u8]| serde_json::from_slice::<KeyRecord>(value).map_or(0, |kept| kept.at);
         let mut known: Vec<(Millis, String)> =
             listed.into_iter().map(|record| (at(&record.value), record.key)).collect();
         known.sort();

@@ -95,7 +95,7 @@ struct Gate {
 }
 
 /// The slot of one handshake.
-struct Place {
+struct HandshakeSlot {
     gate: Arc<Gate>,
     from: IpAddr,
     _permit: OwnedSemaphorePermit,
@@ -107,18 +107,22 @@ impl Gate {
     }
 
     /// Takes a slot for a handshake with `from`; `None` where too many from there are under way.
-    fn enter(self: &Arc<Self>, from: IpAddr, permit: OwnedSemaphorePermit) -> Option<Place> {
+    fn enter(
+        self: &Arc<Self>,
+        from: IpAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<HandshakeSlot> {
         let mut each = self.each.lock();
         let count = each.entry(from).or_default();
         if *count >= HANDSHAKES_EACH {
             return None;
         }
         *count += 1;
-        Some(Place { gate: self.clone(), from, _permit: permit })
+        Some(HandshakeSlot { gate: self.clone(), from, _permit: permit })
     }
 }
 
-impl Drop for Place {
+impl Drop for HandshakeSlot {
     fn drop(&mut self) {
         let mut each = self.gate.each.lock();
         if let Some(count) = each.get_mut(&self.from) {

@@ -8,16 +8,16 @@ use tokio::sync::watch;
 
 /// How many bytes are kept, as [`size`] counts them; a watch that lags further behind must list
 /// again.
-const KEPT: usize = 8 << 20;
+const MAX_BYTES: usize = 8 << 20;
 
-/// The changes since the store was opened, as far as they are kept.
+/// The changes since the store was opened, as far as they are recent.
 pub struct History {
-    kept: Arc<Mutex<Kept>>,
+    recent: Arc<Mutex<RecentChanges>>,
     /// The revision of the last change.
     tip: watch::Sender<u64>,
 }
 
-struct Kept {
+struct RecentChanges {
     /// All changes after this revision are here.
     floor: u64,
     /// In order of revision; never empty ones.
@@ -28,29 +28,29 @@ struct Kept {
 impl History {
     /// Makes an empty history that begins after `revision`.
     pub fn new(revision: u64) -> History {
-        let kept = Kept { floor: revision, transactions: VecDeque::new(), size: 0 };
-        History { kept: Arc::new(Mutex::new(kept)), tip: watch::Sender::new(revision) }
+        let recent = RecentChanges { floor: revision, transactions: VecDeque::new(), size: 0 };
+        History { recent: Arc::new(Mutex::new(recent)), tip: watch::Sender::new(revision) }
     }
 
     /// Adds the changes of one transaction.
     pub fn add(&self, changes: Vec<Change>) {
         let Some(revision) = changes.first().map(|change| change.revision) else { return };
-        let mut kept = locked(&self.kept);
-        kept.size += size(&changes);
-        kept.transactions.push_back(changes);
-        while kept.size > KEPT {
-            let Some(oldest) = kept.transactions.pop_front() else { break };
-            kept.size -= size(&oldest);
-            kept.floor = revision_of(&oldest);
+        let mut recent = locked(&self.recent);
+        recent.size += size(&changes);
+        recent.transactions.push_back(changes);
+        while recent.size > MAX_BYTES {
+            let Some(oldest) = recent.transactions.pop_front() else { break };
+            recent.size -= size(&oldest);
+            recent.floor = revision_of(&oldest);
         }
-        drop(kept);
+        drop(recent);
         self.tip.send_replace(revision);
     }
 
     /// Watches the changes of keys that begin with `prefix` after the revision `after`.
     pub fn watch(&self, prefix: &str, after: u64) -> Watch {
         let reader = Reader {
-            kept: self.kept.clone(),
+            recent: self.recent.clone(),
             tip: self.tip.subscribe(),
             prefix: prefix.to_owned(),
             after,
@@ -64,7 +64,7 @@ impl History {
 }
 
 struct Reader {
-    kept: Arc<Mutex<Kept>>,
+    recent: Arc<Mutex<RecentChanges>>,
     tip: watch::Receiver<u64>,
     prefix: String,
     after: u64,
@@ -90,12 +90,13 @@ impl Reader {
     }
 
     fn look(&mut self) -> crate::Result<Option<Vec<Change>>> {
-        let kept = locked(&self.kept);
-        if self.after < kept.floor {
+        let recent = locked(&self.recent);
+        if self.after < recent.floor {
             return Err(Error::Compacted { after: self.after });
         }
-        let first = kept.transactions.partition_point(|changes| revision_of(changes) <= self.after);
-        for changes in kept.transactions.range(first..) {
+        let first =
+            recent.transactions.partition_point(|changes| revision_of(changes) <= self.after);
+        for changes in recent.transactions.range(first..) {
             self.after = revision_of(changes);
             let of_prefix = changes.iter().filter(|change| change.key.starts_with(&self.prefix));
             let found: Vec<Change> = of_prefix.cloned().collect();
@@ -107,8 +108,8 @@ impl Reader {
     }
 }
 
-fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    kept.lock()
+fn locked(recent: &Mutex<RecentChanges>) -> MutexGuard<'_, RecentChanges> {
+    recent.lock()
 }
 
 fn revision_of(changes: &[Change]) -> u64 {

@@ -15,7 +15,7 @@ const START: Duration = Duration::from_secs(60);
 
 /// Where a member runs.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct MemberOptions {
     /// The address that it listens on.
     pub address: IpAddr,
     /// The port for clients; the next one is for members. 0 means that both are chosen.
@@ -47,12 +47,12 @@ impl EtcdCluster {
     /// Starts this many members on loopback.
     pub fn start(members: usize) -> EtcdCluster {
         let (address, wrapper) = (Ipv4Addr::LOCALHOST.into(), Vec::new());
-        let place = Place { address, port: 0, wrapper, disk_mib: None };
+        let place = MemberOptions { address, port: 0, wrapper, disk_mib: None };
         EtcdCluster::start_at(&vec![place; members])
     }
 
     /// Starts one member at each place.
-    pub fn start_at(places: &[Place]) -> EtcdCluster {
+    pub fn start_at(places: &[MemberOptions]) -> EtcdCluster {
         let dir = tempfile::Builder::new().prefix("mvm-etcd-").tempdir().expect("directory");
         let authority = Authority::new(dir.path());
         // All ports are bound at once, so that none is chosen twice.
@@ -214,11 +214,11 @@ fn mount(at: &Path, mib: u32) {
     assert!(mounted.expect("mount").success(), "mount a disk at {}", at.display());
 }
 
-fn listener(place: &Place) -> Option<TcpListener> {
+fn listener(place: &MemberOptions) -> Option<TcpListener> {
     (place.port == 0).then(|| TcpListener::bind((place.address, 0)).expect("a free port"))
 }
 
-fn ports(place: &Place, bound: &[Option<TcpListener>; 2]) -> [u16; 2] {
+fn ports(place: &MemberOptions, bound: &[Option<TcpListener>; 2]) -> [u16; 2] {
     let chosen = |listener: &Option<TcpListener>, otherwise| {
         listener.as_ref().map_or(otherwise, |l| l.local_addr().expect("address").port())
     };
@@ -229,7 +229,7 @@ fn member(
     dir: &Path,
     authority: &Authority,
     number: usize,
-    place: &Place,
+    place: &MemberOptions,
     ports: [u16; 2],
     peers: &str,
 ) -> Member {

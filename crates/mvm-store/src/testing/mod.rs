@@ -6,5 +6,5 @@ mod cluster;
 mod proxy;
 
 pub use authority::Authority;
-pub use cluster::{EtcdCluster, Place};
+pub use cluster::{EtcdCluster, MemberOptions};
 pub use proxy::{Loses, Proxy};

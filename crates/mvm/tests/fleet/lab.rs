@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "not every test needs all of these")]
 
 use crate::guard::Guard;
-use mvm_store::testing::{EtcdCluster, Place};
+use mvm_store::testing::{EtcdCluster, MemberOptions};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -137,13 +137,13 @@ impl Lab {
     }
 
     fn start_engine(&mut self, engine: Engine, disk_mib: Option<u32>) {
-        let place = |netns: String, address: String, number: usize| Place {
+        let place = |netns: String, address: String, number: usize| MemberOptions {
             address: address.parse().expect("address"),
             port: 2379 + 2 * number as u16,
             wrapper: ["ip", "netns", "exec", &netns].map(str::to_owned).to_vec(),
             disk_mib,
         };
-        let places: Vec<Place> = match engine {
+        let places: Vec<MemberOptions> = match engine {
             Engine::Sqlite => return,
             Engine::Etcd(members) => (0..members)
                 .map(|number| place(self.netns("hub"), "10.99.0.254".to_owned(), number))
