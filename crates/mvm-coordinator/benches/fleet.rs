@@ -12,7 +12,7 @@ use mvm_api::Client;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RegisterNode, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_clock::Clock;
-use mvm_coordinator::{ClusterState, Connector, Error, NodeClient, Options, Refused, Told};
+use mvm_coordinator::{ClusterState, Connector, Error, NodeClient, NodeReport, Options, Refused};
 use mvm_model::fleet::{
     Capacity, FleetPool, FleetState, FleetTenant, Limits, NodeStatus, PoolStatus, Rules, Spread,
 };
@@ -150,7 +150,7 @@ async fn claim_paced(fleet: &Arc<ClusterState>, serial: &Arc<AtomicU64>, pace: u
         times.record(claim.await.expect("claim")).expect("recorded");
     }
     let took = began.elapsed();
-    tell(&format!("{pace} claims a second come"), &times, took, fleet, commits).await;
+    print_result(&format!("{pace} claims a second come"), &times, took, fleet, commits).await;
 }
 
 /// Lets all tenants claim as fast as they can.
@@ -176,12 +176,13 @@ async fn claim_all(fleet: &Arc<ClusterState>, serial: &Arc<AtomicU64>) {
         times.add(own).expect("added");
     }
     let took = began.elapsed();
-    tell(&format!("{CLAIMERS} claimers of each tenant"), &times, took, fleet, commits).await;
+    print_result(&format!("{CLAIMERS} claimers of each tenant"), &times, took, fleet, commits)
+        .await;
     let (least, most) = (by_tenant.iter().min(), by_tenant.iter().max());
     println!("  by tenant {} to {}", least.expect("tenants"), most.expect("tenants"));
 }
 
-async fn tell(
+async fn print_result(
     what: &str,
     times: &Histogram<u64>,
     took: Duration,
@@ -340,23 +341,23 @@ fn unreached<T>() -> Result<T, Refused> {
 
 #[async_trait]
 impl NodeClient for Port {
-    fn watch(&self) -> BoxStream<'static, Told> {
+    fn watch(&self) -> BoxStream<'static, NodeReport> {
         let (node, mut changes) = (self.0.clone(), self.0.status.subscribe());
         changes.mark_changed();
-        let told = futures::stream::unfold((node, changes), |(node, mut changes)| async move {
+        let reports = futures::stream::unfold((node, changes), |(node, mut changes)| async move {
             let changed = tokio::time::timeout(Duration::from_secs(2), changes.changed()).await;
             if node.dead.load(Ordering::Relaxed) {
                 return None;
             }
             // A real node collects changes for this long, too.
             tokio::time::sleep(Duration::from_millis(20)).await;
-            let told = match changed {
-                Ok(_) => Told::Status(Box::new(changes.borrow_and_update().clone())),
-                Err(_) => Told::Beat,
+            let report = match changed {
+                Ok(_) => NodeReport::Status(Box::new(changes.borrow_and_update().clone())),
+                Err(_) => NodeReport::Beat,
             };
-            Some((told, (node, changes)))
+            Some((report, (node, changes)))
         });
-        told.boxed()
+        reports.boxed()
     }
 
     async fn document(&self, document: &NodeDocument) -> Result<(), Refused> {

@@ -83,19 +83,19 @@ pub(crate) async fn serve(
     }
     let patience = fleet.options.patience;
     let deadline = fleet.clock().now() + patience.as_millis() as u64;
-    let mut told = fleet.claims.queue(order.id, &order.pool, deadline)?;
+    let mut granted = fleet.claims.queue(order.id, &order.pool, deadline)?;
     let ends = Instant::now() + patience;
     let mut expect = Expect::Absent;
     for _ in 0..TRIES {
         let grant = tokio::select! {
-            grant = &mut told => grant.map_err(|_| Error::Succeeded)?,
+            grant = &mut granted => grant.map_err(|_| Error::Succeeded)?,
             () = tokio::time::sleep_until(ends) => match fleet.claims.cancel(order.id) {
                 true => return Err(waited(order, patience)),
-                false => told.await.map_err(|_| Error::Succeeded)?,
+                false => granted.await.map_err(|_| Error::Succeeded)?,
             },
             () = &mut gone => match fleet.claims.cancel(order.id) {
                 true => return Err(Error::ClientGone),
-                false => told.await.map_err(|_| Error::Succeeded)?,
+                false => granted.await.map_err(|_| Error::Succeeded)?,
             },
         };
         let record = ClaimRecord {
@@ -118,16 +118,16 @@ pub(crate) async fn serve(
         match ask(fleet, lead, order, &grant.node, asking).await {
             Ok(claim) => {
                 fleet.claims.settle(order.id, Outcome::Served);
-                fleet.nodes.places.note(claim.reference.to_string(), &grant.node);
+                fleet.nodes.locations.note(claim.reference.to_string(), &grant.node);
                 return Ok((claim, grant.node));
             }
-            Err(Unserved::Elsewhere(_)) => told = fleet.claims.again(order.id)?,
+            Err(Unserved::Elsewhere(_)) => granted = fleet.claims.again(order.id)?,
             Err(unserved) => {
                 // The record stays: the node is asked to end it when it is reached again.
                 fleet.claims.settle(order.id, Outcome::Failed);
                 let node = grant.node.clone();
                 tokio::spawn(release(fleet.clone(), lead.clone(), order.id, node));
-                return Err(asking::told(unserved, &grant.node));
+                return Err(asking::client_error(unserved, &grant.node));
             }
         }
     }
@@ -165,7 +165,7 @@ async fn reattach(
         Err(unserved) => {
             let node = record.node.clone();
             tokio::spawn(release(fleet.clone(), lead.clone(), order.id, node));
-            Err(asking::told(unserved, &record.node))
+            Err(asking::client_error(unserved, &record.node))
         }
     }
 }

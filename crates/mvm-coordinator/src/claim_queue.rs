@@ -137,10 +137,10 @@ impl ClaimQueue {
             return Err(Error::Succeeded);
         }
         inner.claims.submit(id, pool, deadline).map_err(|refusal| refused(refusal, pool))?;
-        let (tell, told) = oneshot::channel();
-        inner.waiters.insert(id, tell);
+        let (sender, grant) = oneshot::channel();
+        inner.waiters.insert(id, sender);
         inner.pump();
-        Ok(told)
+        Ok(grant)
     }
 
     /// Queues the claim again in its old place, after its node has refused it. Errors:
@@ -150,11 +150,11 @@ impl ClaimQueue {
         if inner.claims.node_of(id).is_none() {
             return Err(Error::Succeeded);
         }
-        let (tell, told) = oneshot::channel();
-        inner.waiters.insert(id, tell);
+        let (sender, grant) = oneshot::channel();
+        inner.waiters.insert(id, sender);
         inner.claims.settle(id, Outcome::Refused);
         inner.pump();
-        Ok(told)
+        Ok(grant)
     }
 
     pub fn settle(&self, id: LeaseId, outcome: Outcome) {
@@ -239,7 +239,7 @@ impl Inner {
         while let Some(grant) = self.claims.next_grant() {
             let id = grant.claim;
             // Where the claim's task has gone, nothing was written and no node was asked.
-            let sent = self.waiters.remove(&id).is_some_and(|tell| tell.send(grant).is_ok());
+            let sent = self.waiters.remove(&id).is_some_and(|sender| sender.send(grant).is_ok());
             if !sent {
                 self.claims.settle(id, Outcome::Failed);
             }

@@ -25,9 +25,9 @@ pub async fn run(state: &Arc<ClusterState>) {
 
 /// Lets the coordinator answer as soon as the store is read and the nodes are reached.
 async fn become_ready(state: &ClusterState) {
-    if state.life.readiness.all_read().await {
+    if state.lifecycle.readiness.all_read().await {
         let _ = timeout(LINKS, all_reached(state)).await;
-        state.life.readiness.finish();
+        state.lifecycle.readiness.finish();
     }
 }
 
@@ -51,12 +51,12 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_answered_before_the_store_is_read() {
         let fleet = lonely().await;
-        let mut asked = std::pin::pin!(fleet.life.readiness.wait());
+        let mut asked = std::pin::pin!(fleet.lifecycle.readiness.wait());
         for prefix in READ {
             assert!(asked.as_mut().now_or_never().is_none(), "{prefix} is not read yet");
-            fleet.life.readiness.has_read(prefix);
+            fleet.lifecycle.readiness.has_read(prefix);
         }
-        fleet.life.readiness.has_read("elections/");
+        fleet.lifecycle.readiness.has_read("elections/");
         become_ready(&fleet).await;
         assert!(asked.await.is_ok());
     }

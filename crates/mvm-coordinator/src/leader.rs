@@ -30,7 +30,7 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>) {
         let election = Election::new(fleet.store.clone(), ELECTION);
         let elected = tokio::select! {
             elected = election.campaign(said.as_bytes(), fleet.options.ttl) => elected,
-            () = fleet.life.shutdown.begun() => return,
+            () = fleet.lifecycle.shutdown.begun() => return,
         };
         let outcome = match elected {
             Ok(leadership) => lead(fleet, leadership).await,
@@ -39,7 +39,7 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>) {
         if let Err(error) = outcome {
             tracing::warn!("does not lead: {error}");
         }
-        if fleet.life.shutdown.has_begun() {
+        if fleet.lifecycle.shutdown.has_begun() {
             return;
         }
         tokio::time::sleep(AGAIN).await;
@@ -52,7 +52,7 @@ fn candidate(fleet: &ClusterState) -> Candidate {
 
 /// Leads until the leadership is lost, or given up since this coordinator is to end.
 async fn lead(fleet: &Arc<ClusterState>, leadership: Leadership) -> Result<()> {
-    let _under_way = fleet.life.shutdown.wait_for_this();
+    let _under_way = fleet.lifecycle.shutdown.wait_for_this();
     let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));
     // What earlier leaders have decided.
     let shares: BTreeMap<Name, Share> = readable(fleet, SHARES).await?;
@@ -65,12 +65,12 @@ async fn lead(fleet: &Arc<ClusterState>, leadership: Leadership) -> Result<()> {
         outcome = planner::run(fleet, &lead) => outcome,
         () = renewal::run(fleet, &lead) => Ok(()),
         () = lead.lost() => Err(Error::Succeeded),
-        () = fleet.life.shutdown.begun() => Ok(()),
+        () = fleet.lifecycle.shutdown.begun() => Ok(()),
     };
     fleet.set_lead(None);
     fleet.claims.finish();
     fleet.view().leader = LeaderState::default();
-    if fleet.life.shutdown.has_begun() {
+    if fleet.lifecycle.shutdown.has_begun() {
         resign(&lead).await;
     }
     outcome
@@ -147,8 +147,8 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let held = fleet.store.get(&key).await.expect("read").expect("a leader");
-        let session = fleet.life.shutdown.wait_for_this();
-        fleet.life.shutdown.begin();
+        let session = fleet.lifecycle.shutdown.wait_for_this();
+        fleet.lifecycle.shutdown.begin();
         while fleet.store.get(&key).await.expect("read").is_some() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -157,7 +157,7 @@ mod tests {
         assert!(matches!(ended, Err(mvm_store::Error::SessionEnded(_))), "{ended:?}");
         assert!(!fleet.leads());
         // The shutdown waits for the open session that goes through this coordinator.
-        let mut over = std::pin::pin!(fleet.life.shutdown.over());
+        let mut over = std::pin::pin!(fleet.lifecycle.shutdown.over());
         assert!(futures::poll!(over.as_mut()).is_pending());
         drop(session);
         over.await;

@@ -6,7 +6,7 @@
 //! registry of nodes and the link to each (`registry`, `link`), claims sent to nodes
 //! (`claim_dispatch`, `asking`), which nodes are in reach (`presence`), which certificates are
 //! revoked (`revocations`). Below them is the state that they share (`state`) and its parts:
-//! `view`, `claim_queue`, `leadership`, `reachability`, `readiness`, `places`, `shutdown`. Nothing
+//! `view`, `claim_queue`, `leadership`, `reachability`, `readiness`, `locations`, `shutdown`. Nothing
 //! below the tasks starts or knows one.
 //!
 //! Never here: hypervisors, taps, decisions (mvm-model).
@@ -22,8 +22,8 @@ mod held_claims;
 mod leader;
 mod leadership;
 mod link;
+mod locations;
 mod node_client;
-mod places;
 mod planner;
 mod presence;
 mod reachability;
@@ -41,6 +41,6 @@ mod writer;
 
 pub use coordinator::run;
 pub use error::{Error, Result, Thing};
-pub use node_client::{Connector, Network, NodeClient, Refused, Told};
+pub use node_client::{Connector, Network, NodeClient, NodeReport, Refused};
 pub use serve::{ApiOptions, ServeOptions, StoreOptions, serve};
 pub use state::{ClusterState, Options};

@@ -7,7 +7,7 @@
 
 use crate::claim_dispatch;
 use crate::leadership::Lead;
-use crate::node_client::{NodeClient, Told};
+use crate::node_client::{NodeClient, NodeReport};
 use crate::records::NodeFacts;
 use crate::state::ClusterState;
 use crate::view::Wanted;
@@ -69,9 +69,9 @@ impl Link {
             tokio::select! {
                 // What the node has said while it was being worked for counts before the silence.
                 biased;
-                told = stream.next() => match told {
-                    Some(told) => {
-                        if !self.hear(told) {
+                report = stream.next() => match report {
+                    Some(report) => {
+                        if !self.receive(report) {
                             return false;
                         }
                         (heard, ends) = (true, Instant::now() + SILENCE);
@@ -99,11 +99,11 @@ impl Link {
     }
 
     /// Notes what the node reports; returns whether it is the node that belongs here.
-    fn hear(&self, told: Told) -> bool {
+    fn receive(&self, report: NodeReport) -> bool {
         let mut view = self.fleet.view();
         let news = view.news(&self.node);
         let Some(known) = view.nodes.get_mut(&self.node) else { return false };
-        if let Told::Status(status) = &told
+        if let NodeReport::Status(status) = &report
             && status.node_id != self.node
         {
             tracing::error!(node = %self.node, "another node answers: {}", status.node_id);
@@ -112,7 +112,7 @@ impl Link {
         }
         let mut replan = !known.reached;
         known.reached = true;
-        if let Told::Status(status) = told {
+        if let NodeReport::Status(status) = report {
             let before = known.status.replace(Arc::new(*status));
             let now = known.status.as_ref();
             replan |= now.map(|s| NodeFacts::of(s)) != before.as_ref().map(|s| NodeFacts::of(s))
@@ -198,17 +198,17 @@ impl Link {
         // at once.
         self.failures = Failures { count: self.failures.count + 1, last: self.fleet.clock().now() };
         match outcome {
-            Ok(()) => self.told(None),
+            Ok(()) => self.note_refusal(None),
             Err(why) => self.refused(why),
         }
     }
 
     fn refused(&self, why: String) {
         tracing::warn!(node = %self.node, "the node does not take its document: {why}");
-        self.told(Some(why));
+        self.note_refusal(Some(why));
     }
 
-    fn told(&self, refused: Option<String>) {
+    fn note_refusal(&self, refused: Option<String>) {
         if let Some(known) = self.fleet.view().nodes.get_mut(&self.node) {
             known.refused = refused;
         }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// What a node reports while it is watched.
 #[derive(Clone, Debug)]
-pub enum Told {
+pub enum NodeReport {
     /// The node's status has changed.
     Status(Box<NodeStatus>),
     /// The node is there, and nothing has changed.
@@ -62,7 +62,7 @@ impl From<ClientError> for Refused {
 #[async_trait]
 pub trait NodeClient: Send + Sync + 'static {
     /// Returns what the node reports, until the connection breaks.
-    fn watch(&self) -> BoxStream<'static, Told>;
+    fn watch(&self) -> BoxStream<'static, NodeReport>;
     /// Sends the node its document.
     async fn document(&self, document: &NodeDocument) -> Result<(), Refused>;
     /// Tells the node who leads; returns the claims that it holds.
@@ -123,13 +123,13 @@ struct HttpClient {
 
 #[async_trait]
 impl NodeClient for HttpClient {
-    fn watch(&self) -> BoxStream<'static, Told> {
-        let (client, (tell, told)) = (self.client.clone(), unbounded_channel());
+    fn watch(&self) -> BoxStream<'static, NodeReport> {
+        let (client, (reports, received)) = (self.client.clone(), unbounded_channel());
         // The task ends with the stream, when nobody listens any more.
         let listening = tokio::spawn(async move {
-            let gone = tell.clone();
+            let gone = reports.clone();
             tokio::select! {
-                outcome = client.streams().follow(paths::NODE_WATCH, |event| hear(&tell, &event)) => {
+                outcome = client.streams().follow(paths::NODE_WATCH, |event| pass_on(&reports, &event)) => {
                     if let Err(error) = outcome {
                         tracing::debug!("a node's stream broke: {error}");
                     }
@@ -138,8 +138,8 @@ impl NodeClient for HttpClient {
             }
         });
         let end = End(listening);
-        let stream = futures::stream::unfold((told, end), |(mut told, end)| async move {
-            told.recv().await.map(|one| (one, (told, end)))
+        let stream = futures::stream::unfold((received, end), |(mut received, end)| async move {
+            received.recv().await.map(|report| (report, (received, end)))
         });
         stream.boxed()
     }
@@ -180,13 +180,13 @@ impl Drop for End {
     }
 }
 
-fn hear(tell: &UnboundedSender<Told>, event: &mvm_api::client::Event) {
-    let told = match event.name.as_str() {
+fn pass_on(reports: &UnboundedSender<NodeReport>, event: &mvm_api::client::Event) {
+    let report = match event.name.as_str() {
         "status" => match serde_json::from_str(&event.data) {
-            Ok(status) => Told::Status(Box::new(status)),
+            Ok(status) => NodeReport::Status(Box::new(status)),
             Err(error) => return tracing::warn!("a node's status cannot be read: {error}"),
         },
-        _ => Told::Beat,
+        _ => NodeReport::Beat,
     };
-    let _ = tell.send(told);
+    let _ = reports.send(report);
 }

@@ -62,8 +62,8 @@ async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
     };
     let (placement, previous) = placed.map_err(Error::Placing)?;
     let changed = write_shares(fleet, lead, &previous.nodes, &placement.nodes).await?;
-    tell(fleet, &document, placement, &changed);
-    fleet.view().leader.told = digest;
+    set_wanted(fleet, &document, placement, &changed);
+    fleet.view().leader.decided = digest;
     let now = fleet.clock().now();
     let until = |at: Millis| Duration::from_millis(at.saturating_sub(now).max(1));
     let period = if fleet.view().placement.unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
@@ -150,7 +150,7 @@ async fn write_shares(
 }
 
 /// Sets what each node is to be sent from now on.
-fn tell(
+fn set_wanted(
     fleet: &Arc<ClusterState>,
     document: &FleetState,
     placement: Placement,
@@ -191,21 +191,26 @@ struct Seen {
     address: String,
     status: Option<Arc<NodeStatus>>,
     /// The document that was last decided for it.
-    told: Option<Wanted>,
+    last_decided: Option<Wanted>,
 }
 
 impl Seen {
-    fn of(known: &KnownNode, told: Option<&Wanted>) -> Seen {
+    fn of(known: &KnownNode, last_decided: Option<&Wanted>) -> Seen {
         let (reached, status) = (known.reached, known.status.clone());
-        Seen { reached, address: known.record.address.clone(), status, told: told.cloned() }
+        Seen {
+            reached,
+            address: known.record.address.clone(),
+            status,
+            last_decided: last_decided.cloned(),
+        }
     }
 
     /// Returns the node as one that is to hold this. A node that other machines cannot reach gives
     /// no images.
     fn holds<'a>(&'a self, wanted: &'a Wanted) -> Option<Holder<'a>> {
         let status = self.status.as_deref().filter(|_| self.reached)?;
-        let done = self.told.as_ref().is_some_and(|told| told.is_done(status));
-        let told = self.told.as_ref().map(|told| &*told.document);
+        let done = self.last_decided.as_ref().is_some_and(|last| last.is_done(status));
+        let told = self.last_decided.as_ref().map(|last| &*last.document);
         let address = Some(self.address.as_str()).filter(|to| !to.starts_with("unix:"));
         Some(Holder { status, document: &wanted.document, told, done, address })
     }

@@ -28,10 +28,10 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>) {
                 continue;
             }
         };
-        let _under_way = fleet.life.shutdown.wait_for_this();
+        let _under_way = fleet.lifecycle.shutdown.wait_for_this();
         fleet.nodes.reachability.all_again();
         while session.is_live() {
-            if fleet.life.shutdown.has_begun() {
+            if fleet.lifecycle.shutdown.has_begun() {
                 return take_back(session).await;
             }
             let taken = fleet.nodes.reachability.take();
@@ -39,11 +39,11 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>) {
                 tokio::select! {
                     () = fleet.nodes.reachability.changed() => {}
                     () = session.ended() => {}
-                    () = fleet.life.shutdown.begun() => {}
+                    () = fleet.lifecycle.shutdown.begun() => {}
                 }
                 continue;
             }
-            if let Err(problem) = tell(fleet, &session, &taken).await {
+            if let Err(problem) = publish(fleet, &session, &taken).await {
                 tracing::warn!("cannot tell which nodes are in reach: {problem}");
                 fleet.nodes.reachability.put_back(taken);
                 tokio::time::sleep(AGAIN).await;
@@ -61,7 +61,7 @@ async fn take_back(session: Session) {
     }
 }
 
-async fn tell(fleet: &ClusterState, session: &Session, taken: &[(Name, bool)]) -> Result<()> {
+async fn publish(fleet: &ClusterState, session: &Session, taken: &[(Name, bool)]) -> Result<()> {
     let write = |(node, reached): &(Name, bool)| {
         let key = format!("{ALIVE}{node}/{}", fleet.options.name);
         match reached {

@@ -24,7 +24,7 @@ async fn records(
     mut each: impl FnMut(&str, Option<&[u8]>) -> Result<()>,
     mut gone: impl FnMut(&BTreeSet<String>),
 ) {
-    let mut tell = |key: &str, value: Option<&[u8]>| {
+    let mut pass_on = |key: &str, value: Option<&[u8]>| {
         if let Err(error) = each(key.strip_prefix(prefix).unwrap_or(key), value) {
             tracing::error!("{error}");
         }
@@ -36,11 +36,11 @@ async fn records(
                 Ok(Followed::All { records, .. }) => {
                     let short = |key: &String| key.strip_prefix(prefix).unwrap_or(key).to_owned();
                     gone(&records.iter().map(|record| short(&record.key)).collect());
-                    records.iter().for_each(|record| tell(&record.key, Some(&record.value)));
-                    fleet.life.readiness.has_read(prefix);
+                    records.iter().for_each(|record| pass_on(&record.key, Some(&record.value)));
+                    fleet.lifecycle.readiness.has_read(prefix);
                 }
                 Ok(Followed::Changed(changes)) => {
-                    changes.iter().for_each(|c| tell(&c.key, c.value.as_deref()));
+                    changes.iter().for_each(|c| pass_on(&c.key, c.value.as_deref()));
                 }
                 Err(error) => tracing::warn!("the store cannot be followed: {error}"),
             }

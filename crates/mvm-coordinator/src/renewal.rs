@@ -25,12 +25,12 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) {
         turn.tick().await;
         for (node, claims) in fleet.claims.held.by_node() {
             // A node that does not answer holds up no other.
-            tokio::spawn(tell(fleet.clone(), lead.clone(), node, claims));
+            tokio::spawn(renew(fleet.clone(), lead.clone(), node, claims));
         }
     }
 }
 
-async fn tell(fleet: Arc<ClusterState>, lead: Arc<Lead>, node: Name, claims: BTreeSet<LeaseId>) {
+async fn renew(fleet: Arc<ClusterState>, lead: Arc<Lead>, node: Name, claims: BTreeSet<LeaseId>) {
     // The claims of a node out of reach are ended here when it is lost, and by the node itself.
     let Ok(port) = fleet.node_client(&node) else { return };
     let claims = claims.into_iter().collect();

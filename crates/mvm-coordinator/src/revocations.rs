@@ -56,16 +56,16 @@ async fn take(fleet: &Arc<ClusterState>, credentials: &Credentials, crl: String)
         let reached = view.nodes.iter().filter(|(_, known)| known.reached);
         reached.filter_map(|(name, known)| Some((name.clone(), known.client.http()?))).collect()
     };
-    let tell = |(node, client): (Name, Client)| {
+    let send = |(node, client): (Name, Client)| {
         let list = &list;
         async move {
-            let told = client.put::<serde_json::Value>(paths::AGENT_CRL, list);
-            match tokio::time::timeout(ANSWER, told).await {
+            let sent = client.put::<serde_json::Value>(paths::AGENT_CRL, list);
+            match tokio::time::timeout(ANSWER, sent).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => tracing::info!(%node, "fetches what is revoked: {error}"),
                 Err(_) => tracing::info!(%node, "fetches what is revoked: it does not answer"),
             }
         }
     };
-    futures::stream::iter(nodes.into_iter().map(tell)).buffer_unordered(AT_ONCE).count().await;
+    futures::stream::iter(nodes.into_iter().map(send)).buffer_unordered(AT_ONCE).count().await;
 }

@@ -171,7 +171,7 @@ impl Servers {
     /// Resolves when nothing new is to be taken.
     fn ending(&self) -> impl Future<Output = ()> + Send + 'static {
         let fleet = self.fleet.clone();
-        async move { fleet.life.shutdown.begun().await }
+        async move { fleet.lifecycle.shutdown.begun().await }
     }
 
     /// Works and serves until a signal asks it to end, and what is under way has ended or has had
@@ -193,10 +193,10 @@ impl Servers {
         let _ = std::fs::remove_file(socket);
         outcome?;
         tracing::info!("ends when what is under way has ended");
-        self.fleet.life.shutdown.begin();
+        self.fleet.lifecycle.shutdown.begin();
         let over = async {
             while self.tasks.join_next().await.is_some() {}
-            self.fleet.life.shutdown.over().await;
+            self.fleet.lifecycle.shutdown.over().await;
         };
         tokio::select! {
             () = over => tracing::info!("ends"),

@@ -2,8 +2,8 @@
 
 use crate::claim_queue::ClaimQueue;
 use crate::leadership::{Lead, Leadership};
+use crate::locations::Locations;
 use crate::node_client::{Connector, NodeClient, Refused};
-use crate::places::Places;
 use crate::reachability::Reachability;
 use crate::readiness::Readiness;
 use crate::records::DocumentRecord;
@@ -52,7 +52,7 @@ pub struct ClusterState {
     pub(crate) options: Options,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) connector: Arc<dyn Connector>,
-    pub(crate) life: Life,
+    pub(crate) lifecycle: Lifecycle,
     pub(crate) claims: ClaimQueue,
     pub(crate) leadership: Leadership,
     pub(crate) nodes: Nodes,
@@ -60,7 +60,7 @@ pub struct ClusterState {
 }
 
 /// How far this coordinator's own life has come, and its time.
-pub(crate) struct Life {
+pub(crate) struct Lifecycle {
     pub clock: Clock,
     pub started_at: Millis,
     pub readiness: Readiness,
@@ -74,7 +74,7 @@ pub(crate) struct Nodes {
     pub news: watch::Sender<()>,
     /// What other coordinators learn of it.
     pub reachability: Reachability,
-    pub places: Places,
+    pub locations: Locations,
 }
 
 /// What the leader's planner waits for, and how much it does at once.
@@ -97,22 +97,22 @@ impl ClusterState {
     ) -> Arc<ClusterState> {
         let pushes = Semaphore::new(options.pushes.max(1));
         let (readiness, shutdown) = Default::default();
-        let (view, reachability, places) = Default::default();
+        let (view, reachability, locations) = Default::default();
         Arc::new(ClusterState {
             claims: ClaimQueue::new(options.limits),
             options,
             store,
             connector,
-            life: Life { started_at: clock.now(), clock, readiness, shutdown },
+            lifecycle: Lifecycle { started_at: clock.now(), clock, readiness, shutdown },
             leadership: Leadership::default(),
-            nodes: Nodes { view, news: watch::channel(()).0, reachability, places },
+            nodes: Nodes { view, news: watch::channel(()).0, reachability, locations },
             placing: Placing { applying: Default::default(), replan: Notify::new(), pushes },
         })
     }
 
     /// Returns this coordinator's clock. Times of its timeline mean something here only.
     pub(crate) fn clock(&self) -> &Clock {
-        &self.life.clock
+        &self.lifecycle.clock
     }
 
     /// Returns what is known, locked to look at and to change.

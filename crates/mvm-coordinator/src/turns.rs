@@ -19,10 +19,10 @@ const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// The claims that are being served, by id.
 #[derive(Clone, Default)]
-pub(crate) struct Turns(Arc<Mutex<HashMap<LeaseId, Place>>>);
+pub(crate) struct Turns(Arc<Mutex<HashMap<LeaseId, TurnHolder>>>);
 
 /// How a later request reaches the one that has its turn.
-struct Place {
+struct TurnHolder {
     displace: watch::Sender<bool>,
     over: watch::Receiver<()>,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Turn {
 }
 
 impl Turns {
-    fn map(&self) -> MutexGuard<'_, HashMap<LeaseId, Place>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<LeaseId, TurnHolder>> {
         self.0.lock()
     }
 
@@ -55,7 +55,7 @@ impl Turns {
                 let Some(place) = map.get(&id) else {
                     let (displace, displaced) = watch::channel(false);
                     let (over, ended) = watch::channel(());
-                    map.insert(id, Place { displace, over: ended });
+                    map.insert(id, TurnHolder { displace, over: ended });
                     return Turn { id, turns: self.clone(), displaced, _over: over };
                 };
                 place.displace.send_replace(true);

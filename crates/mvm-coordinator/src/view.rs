@@ -32,7 +32,7 @@ pub(crate) struct LeaderState {
     /// What each node is to be sent.
     pub wanted: BTreeMap<Name, Wanted>,
     /// The digest of the fleet's document that `wanted` was made from.
-    pub told: Option<String>,
+    pub decided: Option<String>,
     /// Whether some nodes get pools only when others have built their images.
     pub waits_for_images: bool,
 }
@@ -48,7 +48,7 @@ impl View {
     /// Returns, on the leader, whether every node in reach has done all of the document in force.
     pub fn is_done(&self) -> bool {
         let mut reached = self.nodes.iter().filter(|(_, known)| known.reached);
-        self.leader.told == self.digest
+        self.leader.decided == self.digest
             && reached.all(|(name, known)| known.has_done(self.leader.wanted.get(name)))
     }
 

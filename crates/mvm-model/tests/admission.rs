@@ -94,7 +94,7 @@ struct SimulatedTenant {
 /// The usage, counted here from the records alone: CPU and memory by the state that an instance is
 /// in or heading for, disk for all.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Used {
+struct CountedUsage {
     vcpus: u64,
     mem_mib: u64,
     running: u64,
@@ -109,12 +109,12 @@ impl SimulatedTenant {
         Usage::count(self.pools.len() as u64, self.instances.iter().map(|(_, i)| i))
     }
 
-    fn used(&self) -> Used {
+    fn used(&self) -> CountedUsage {
         let sum = |of: &dyn Fn(&Instance) -> u64| self.instances.iter().map(|(_, i)| of(i)).sum();
         let hot = |i: &Instance| u64::from(matches!(i.heading(), State::Running | State::Warm));
         let is = |state: State| move |i: &Instance| u64::from(i.heading() == state);
         let in_pool = |pool: usize| self.instances.iter().filter(|(p, _)| *p == pool).count();
-        Used {
+        CountedUsage {
             vcpus: sum(&|i| hot(i) * u64::from(i.resources.vcpus)),
             mem_mib: sum(&|i| hot(i) * i.resources.mem_mib),
             running: sum(&is(State::Running)),
@@ -231,7 +231,7 @@ fn refusal_is_true(fault: &Fault, model: &SimulatedTenant) -> Result<(), TestCas
 }
 
 /// Returns each quota with its limit and its use, in the unit in which it is counted.
-fn pairs(quotas: &Quotas, used: &Used) -> [(&'static str, u64, u64); 7] {
+fn pairs(quotas: &Quotas, used: &CountedUsage) -> [(&'static str, u64, u64); 7] {
     [
         ("max_vcpus", quotas.max_vcpus, used.vcpus),
         ("max_mem_mib", quotas.max_mem_mib, used.mem_mib),
@@ -334,7 +334,7 @@ proptest! {
     ) {
         let counts = Counts { running, warm, sleeping };
         let (hot, all) = (u64::from(running + warm), u64::from(running + warm + sleeping));
-        let used = Used {
+        let used = CountedUsage {
             vcpus: hot * u64::from(resources.vcpus),
             mem_mib: hot * resources.mem_mib,
             running: running.into(),

@@ -135,7 +135,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 /// One pool on one simulated node, as it really is.
 #[derive(Clone, Copy, Debug, Default)]
-struct Real {
+struct PoolState {
     warm: u32,
     sleeping: u32,
     leased: u32,
@@ -147,7 +147,7 @@ const LEASES: u32 = 3;
 struct SimulatedFleet {
     claims: Claims,
     /// By node and pool.
-    real: BTreeMap<(Name, PoolRef), Real>,
+    real: BTreeMap<(Name, PoolRef), PoolState>,
     /// The grants that a node has not answered yet, by claim.
     flying: BTreeMap<LeaseId, Grant>,
     held: BTreeMap<LeaseId, Grant>,
@@ -175,7 +175,7 @@ impl SimulatedFleet {
         for index in 0..4u8 {
             for (at, pool) in pools().into_iter().enumerate() {
                 if (at + usize::from(index)) % 2 == 0 {
-                    real.insert((node(index), pool), Real { warm: 1, sleeping: 1, leased: 0 });
+                    real.insert((node(index), pool), PoolState { warm: 1, sleeping: 1, leased: 0 });
                 }
             }
         }
@@ -312,8 +312,8 @@ impl SimulatedFleet {
             self.waiting.insert(at.unwrap_or(self.waiting.len()), entry);
         } else {
             match real {
-                Real { warm: 1.., .. } => real.warm -= 1,
-                Real { sleeping: 1.., .. } => real.sleeping -= 1,
+                PoolState { warm: 1.., .. } => real.warm -= 1,
+                PoolState { sleeping: 1.., .. } => real.sleeping -= 1,
                 _ => {}
             }
             real.leased += 1;

@@ -41,11 +41,11 @@ pub async fn claim(
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
     let order = ClaimOrder { id, pool, holder, lease_s: body.lease_s, again: body.again };
     let lead = fleet.lead().ok_or(Error::Succeeded)?;
-    let (tell, told) = oneshot::channel();
+    let (report, outcome) = oneshot::channel();
     // A task of its own serves the claim, so that the machine is given back if the client goes away
     // at any moment.
-    tokio::spawn(serve(fleet, lead, order, upgrade, tell));
-    told.await.map_err(|_| Error::NoOutcome)??;
+    tokio::spawn(serve(fleet, lead, order, upgrade, report));
+    outcome.await.map_err(|_| Error::NoOutcome)??;
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "upgrade")
@@ -69,24 +69,24 @@ async fn serve(
     lead: Arc<Lead>,
     order: ClaimOrder,
     upgrade: hyper::upgrade::OnUpgrade,
-    mut tell: oneshot::Sender<Result<()>>,
+    mut report: oneshot::Sender<Result<()>>,
 ) {
     let turn = match fleet.claims.turns.take(order.id).await {
         Ok(turn) => turn,
-        Err(error) => return drop(tell.send(Err(error))),
+        Err(error) => return drop(report.send(Err(error))),
     };
     let gone = async {
         tokio::select! {
-            () = tell.closed() => {}
+            () = report.closed() => {}
             () = turn.displaced() => {}
         }
     };
     let (claim, node) = match claim_dispatch::serve(&fleet, &lead, &order, gone).await {
         Ok(served) => served,
-        Err(error) => return drop(tell.send(Err(error))),
+        Err(error) => return drop(report.send(Err(error))),
     };
     let held = fleet.claims.held.hold(&node, order.id);
-    let end = match tell.send(Ok(())) {
+    let end = match report.send(Ok(())) {
         Ok(()) => tokio::select! {
             end = hold(upgrade, &claim, &node) => end,
             () = turn.displaced() => End::Parted,

@@ -69,14 +69,14 @@ pub async fn stream(
         silent: asks_for_others(&peer, filter.tenant.as_ref()),
         tenant: confined(&peer, filter.tenant),
         seen: since.clone(),
-        told: since,
+        last_sent: since,
         queue: VecDeque::new(),
     };
     let stream = futures::stream::unfold(follow, |mut follow| async {
         Some((Ok(follow.next().await), follow))
     });
     // The reader goes on at another coordinator.
-    let stream = stream.take_until(async move { ending.life.shutdown.begun().await });
+    let stream = stream.take_until(async move { ending.lifecycle.shutdown.begun().await });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
@@ -89,7 +89,7 @@ struct Follow {
     /// The last event of each node that was read.
     seen: BTreeMap<Name, u64>,
     /// The last event of each node that was sent.
-    told: BTreeMap<Name, u64>,
+    last_sent: BTreeMap<Name, u64>,
     /// What is to be sent: an event, or a gap before it.
     queue: VecDeque<(Name, Item)>,
 }
@@ -100,7 +100,7 @@ enum Item {
 }
 
 /// What a node answered: the wanted events after `after` and up to `newest`.
-struct Heard {
+struct NodeEvents {
     node: Name,
     after: u64,
     newest: u64,
@@ -117,8 +117,8 @@ impl Follow {
                 return match item {
                     Item::Gap(gap) => Sent::default().event("gap").data(json!(gap).to_string()),
                     Item::Event(id, event) => {
-                        self.told.insert(node, id);
-                        let position = Position::Fleet(self.told.clone());
+                        self.last_sent.insert(node, id);
+                        let position = Position::Fleet(self.last_sent.clone());
                         let sent = Sent::default().event("event").id(position.to_string());
                         sent.data(event.to_string())
                     }
@@ -126,7 +126,7 @@ impl Follow {
             }
             // News from here on wake the reader again.
             self.news.mark_unchanged();
-            match self.hear().await {
+            match self.fetch().await {
                 Some(true) => {}
                 Some(false) => tokio::time::sleep(AGAIN).await,
                 None if self.news.changed().await.is_ok() => {}
@@ -151,7 +151,7 @@ impl Follow {
 
     /// Asks the nodes that have something new, and returns whether any had; `None` where there was
     /// no node to ask.
-    async fn hear(&mut self) -> Option<bool> {
+    async fn fetch(&mut self) -> Option<bool> {
         let behind = self.behind();
         if behind.is_empty() {
             return None;
@@ -162,9 +162,9 @@ impl Follow {
             async move { heard.await.inspect_err(|e| tracing::warn!("asked for later: {e}")).ok()? }
         };
         let asked = futures::stream::iter(behind.into_iter().map(ask)).buffer_unordered(AT_ONCE);
-        let heard: Vec<Heard> = asked.filter_map(std::future::ready).collect().await;
-        let mut told = Vec::new();
-        for Heard { node, after, newest, events } in &heard {
+        let heard: Vec<NodeEvents> = asked.filter_map(std::future::ready).collect().await;
+        let mut items = Vec::new();
+        for NodeEvents { node, after, newest, events } in &heard {
             let (mut seen, mut at) = (*after, 0);
             for event in events {
                 let id = event["id"].as_u64().unwrap_or_default();
@@ -175,18 +175,18 @@ impl Follow {
                 // no gap.
                 if self.tenant.is_none() && seen > 0 && id > seen + 1 {
                     let gap = EventGap { after: seen, before: id, node_id: Some(node.clone()) };
-                    told.push((at, node.clone(), Item::Gap(gap)));
+                    items.push((at, node.clone(), Item::Gap(gap)));
                 }
                 seen = id;
-                told.push((at, node.clone(), Item::Event(id, of_node(event.clone(), node))));
+                items.push((at, node.clone(), Item::Event(id, of_node(event.clone(), node))));
             }
             if events.len() < BATCH {
                 seen = *newest;
             }
             self.seen.insert(node.clone(), seen);
         }
-        told.sort_by_key(|(at, ..)| *at);
-        self.queue.extend(told.into_iter().map(|(_, node, item)| (node, item)));
+        items.sort_by_key(|(at, ..)| *at);
+        self.queue.extend(items.into_iter().map(|(_, node, item)| (node, item)));
         Some(!heard.is_empty())
     }
 }
@@ -199,7 +199,7 @@ async fn heard(
     node: Name,
     seen: u64,
     newest: u64,
-) -> Result<Option<Heard>> {
+) -> Result<Option<NodeEvents>> {
     let client = way_to(fleet, &node)?.client;
     let (mut after, mut newest) = (seen, newest);
     if newest < seen {
@@ -215,5 +215,5 @@ async fn heard(
     let page = client.page::<Value>(&asked).await?;
     let mut events = page.items;
     events.retain(|event| event["id"].as_u64().is_some_and(|id| id <= newest));
-    Ok(Some(Heard { node, after, newest, events }))
+    Ok(Some(NodeEvents { node, after, newest, events }))
 }

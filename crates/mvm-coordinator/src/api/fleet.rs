@@ -17,7 +17,7 @@ pub async fn coordinator(State(fleet): Shared) -> Json<CoordinatorInfo> {
         leads: fleet.leads(),
         leader: fleet.leadership.leader().map(|leader| leader.address),
         store: fleet.options.store.to_owned(),
-        started_at: fleet.clock().wall_of(fleet.life.started_at),
+        started_at: fleet.clock().wall_of(fleet.lifecycle.started_at),
     })
 }
 

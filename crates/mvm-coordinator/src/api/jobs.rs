@@ -2,7 +2,7 @@
 
 use super::gather::{confined, gather, is_for, parsed};
 use super::handler::{Asked, Listing, Shared};
-use super::placed;
+use super::job_keys;
 use super::proxy::{least_leased, pass_to, relay, relay_stream, search};
 use super::ways::way_to;
 use crate::{ClusterState, Error, Result};
@@ -38,23 +38,23 @@ pub async fn create(
         return relay(&fleet, &way_to(&fleet, &soonest()?)?, request).await;
     }
     let key = key_of(&request)?;
-    let place = placed::node(&*fleet.store, &key, fleet.clock().now(), soonest).await?;
-    let outcome = match way_to(&fleet, &place.node) {
+    let assignment = job_keys::node(&*fleet.store, &key, fleet.clock().now(), soonest).await?;
+    let outcome = match way_to(&fleet, &assignment.node) {
         Ok(way) => relay(&fleet, &way, request).await,
         Err(error) => Err(error),
     };
     match outcome {
         Ok(response) => {
-            place.answered(&*fleet.store, response.status()).await?;
+            assignment.answered(&*fleet.store, response.status()).await?;
             Ok(response)
         }
         // This was the key's first request and it did not reach the node: the next one may go to
         // another.
-        Err(error) if place.first && error.code() == Code::NodeUnreachable => {
-            place.free(&*fleet.store).await?;
+        Err(error) if assignment.first && error.code() == Code::NodeUnreachable => {
+            assignment.free(&*fleet.store).await?;
             Err(error)
         }
-        Err(error) => Err(Error::JobMayBeThere { node: place.node, cause: Box::new(error) }),
+        Err(error) => Err(Error::JobMayBeThere { node: assignment.node, cause: Box::new(error) }),
     }
 }
 
@@ -104,7 +104,7 @@ pub async fn inputs(
 
 /// Returns the node that has a job. Where its place is not known, all nodes in reach are asked.
 async fn find(fleet: &Arc<ClusterState>, id: JobId) -> Result<Name> {
-    if let Some(node) = fleet.nodes.places.of(&id.to_string()) {
+    if let Some(node) = fleet.nodes.locations.of(&id.to_string()) {
         return Ok(node);
     }
     let nodes = fleet.reached();

@@ -6,15 +6,15 @@ mod events;
 mod fleet;
 mod gather;
 mod handler;
+mod job_keys;
 mod jobs;
 mod nodes;
-mod placed;
 mod pools;
 mod proxy;
 mod ways;
 
 use crate::Error;
-use crate::state::{ClusterState, Life};
+use crate::state::{ClusterState, Lifecycle};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -81,7 +81,7 @@ fn passed() -> Routes<Arc<ClusterState>> {
 
 /// Returns the memory of what was made here, by idempotency key.
 fn once(fleet: &ClusterState) -> Idempotency {
-    let Life { started_at, clock, .. } = &fleet.life;
+    let Lifecycle { started_at, clock, .. } = &fleet.lifecycle;
     let (store, started_at, clock) = (fleet.store.clone(), *started_at, clock.clone());
     Idempotency { store, server: Server::Coordinator, started_at, seal: None, clock }
 }
@@ -122,7 +122,7 @@ async fn when_ready(
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     // The coordinator's word about itself, and the authority, need no records.
     let own = matches!(route, paths::COORDINATOR | "/openapi.json") || route.starts_with("/v1/ca/");
-    match if own { Ok(()) } else { fleet.life.readiness.wait().await } {
+    match if own { Ok(()) } else { fleet.lifecycle.readiness.wait().await } {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }

@@ -2,7 +2,7 @@
 
 use super::gather::gather;
 use super::handler::Shared;
-use super::ways::{AT_ONCE, Way, Whom, way_to};
+use super::ways::{AT_ONCE, Destination, Upstream, way_to};
 use crate::view::KnownNode;
 use crate::{ClusterState, Error, Result, Thing};
 use axum::body::Body;
@@ -65,7 +65,7 @@ async fn pass_to_leader(fleet: &Arc<ClusterState>, mut request: Request) -> Resu
     let client = fleet.connector.coordinator(&leader.address)?;
     let doing = format!("{} {}", request.method(), request.uri());
     let succession = fleet.leadership.succession(&leader.name);
-    let way = Way { client, whom: Whom::Leader(leader) };
+    let way = Upstream { client, destination: Destination::Leader(leader) };
     tokio::select! {
         answer = relay(fleet, &way, request) => answer,
         () = succession => {
@@ -86,7 +86,7 @@ fn on_behalf(client: &Client, request: &Request) -> Client {
 
 /// Passes the request on in its sender's name, and returns the answer as it comes. An upgraded
 /// connection is copied both ways, and a coordinator that is asked to end waits for it.
-pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Result<Response> {
+pub async fn relay(fleet: &ClusterState, way: &Upstream, mut request: Request) -> Result<Response> {
     let client = on_behalf(&way.client, &request);
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let ours = upgrades.then(|| hyper::upgrade::on(&mut request));
@@ -100,7 +100,7 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
     let mut response = response.map(Body::new);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (response.status(), ours) {
         let theirs = hyper::upgrade::on(&mut response);
-        let (under_way, over) = (fleet.life.shutdown.wait_for_this(), way.over(fleet));
+        let (under_way, over) = (fleet.lifecycle.shutdown.wait_for_this(), way.over(fleet));
         tokio::spawn(async move {
             let _under_way = under_way;
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
@@ -117,7 +117,7 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
 }
 
 /// Does as [`relay`], for a body of any length.
-pub async fn relay_stream(way: &Way, mut request: Request) -> Result<Response> {
+pub async fn relay_stream(way: &Upstream, mut request: Request) -> Result<Response> {
     let client = on_behalf(&way.client, &request);
     request.extensions_mut().clear();
     let response = client.streams().relay_stream(request).await;
@@ -150,7 +150,7 @@ pub async fn pass(
 ) -> Result<Response> {
     let instance = at.reference()?;
     let key = instance.to_string();
-    let node = match fleet.nodes.places.of(&key) {
+    let node = match fleet.nodes.locations.of(&key) {
         Some(node) => node,
         None => find(&fleet, &instance).await?,
     };
@@ -171,10 +171,10 @@ pub async fn pass_to(
     };
     match &outcome {
         Ok(response) if response.status() != StatusCode::NOT_FOUND => {
-            fleet.nodes.places.note(key, node)
+            fleet.nodes.locations.note(key, node)
         }
         // The next request looks for it anew: the node may have lost it, or have begun a new life.
-        _ => fleet.nodes.places.forget(&key),
+        _ => fleet.nodes.locations.forget(&key),
     }
     outcome
 }

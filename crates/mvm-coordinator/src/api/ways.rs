@@ -8,8 +8,8 @@ use mvm_model::Name;
 /// How many nodes are asked at once.
 pub const AT_ONCE: usize = 64;
 
-/// Whom a request is passed on to.
-pub enum Whom {
+/// The destination of a request that is passed on.
+pub enum Destination {
     /// The coordinator that leads.
     Leader(Candidate),
     /// A node.
@@ -17,20 +17,20 @@ pub enum Whom {
 }
 
 /// The server that a request is passed on to, and the client that reaches it.
-pub struct Way {
+pub struct Upstream {
     /// What speaks to the server there.
     pub client: Client,
     /// Which server that is.
-    pub whom: Whom,
+    pub destination: Destination,
 }
 
-impl Way {
+impl Upstream {
     /// Waits until nothing can come of what is passed on this way: another coordinator leads, and
     /// goes on with what only the leader does. With a node that never happens.
     pub fn over(&self, fleet: &ClusterState) -> impl Future<Output = ()> + Send + use<> {
-        let succession = match &self.whom {
-            Whom::Leader(leader) => Some(fleet.leadership.succession(&leader.name)),
-            Whom::Node(_) => None,
+        let succession = match &self.destination {
+            Destination::Leader(leader) => Some(fleet.leadership.succession(&leader.name)),
+            Destination::Node(_) => None,
         };
         async move {
             match succession {
@@ -43,16 +43,16 @@ impl Way {
     /// Explains why the server gave no answer. The caller knows this coordinator only, so the
     /// error names the server, and says whether the request may have come there.
     pub fn fault(&self, error: ClientError) -> Error {
-        let server = || match &self.whom {
-            Whom::Leader(leader) => format!("coordinator {}, which led,", leader.name),
-            Whom::Node(node) => format!("node {node}"),
+        let server = || match &self.destination {
+            Destination::Leader(leader) => format!("coordinator {}, which led,", leader.name),
+            Destination::Node(node) => format!("node {node}"),
         };
-        match (error, &self.whom) {
+        match (error, &self.destination) {
             (error @ ClientError::Problem(_), _) => Error::Client(error),
-            (ClientError::Unreachable { cause, .. }, Whom::Leader(leader)) => {
+            (ClientError::Unreachable { cause, .. }, Destination::Leader(leader)) => {
                 Error::LeaderSilent { leader: leader.name.clone(), cause }
             }
-            (ClientError::Unreachable { cause, .. }, Whom::Node(node)) => {
+            (ClientError::Unreachable { cause, .. }, Destination::Node(node)) => {
                 Error::NodeSilent { node: node.clone(), cause }
             }
             (cause @ ClientError::Silent { .. }, _) => Error::Silent { server: server(), cause },
@@ -65,8 +65,11 @@ impl Way {
 
 /// Returns the way to a node that is in reach. Errors: `node_unreachable`, and `no_such_route` for
 /// a simulated node.
-pub fn way_to(fleet: &ClusterState, node: &Name) -> Result<Way> {
+pub fn way_to(fleet: &ClusterState, node: &Name) -> Result<Upstream> {
     let port = fleet.node_client(node).map_err(Refused::into_error)?;
     let none = || Error::Simulated(node.clone());
-    Ok(Way { client: port.http().ok_or_else(none)?, whom: Whom::Node(node.clone()) })
+    Ok(Upstream {
+        client: port.http().ok_or_else(none)?,
+        destination: Destination::Node(node.clone()),
+    })
 }

@@ -11,7 +11,7 @@ use crate::node_client::Refused;
 use crate::state::ClusterState;
 use mvm_api::fleet::NodeClaim;
 use mvm_api::types::Claim;
-use mvm_model::fleet::{Asking, Heard, Step};
+use mvm_model::fleet::{Asking, CallOutcome, Step};
 use mvm_model::{Code, Name};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -55,7 +55,7 @@ pub(crate) async fn ask(
             Ok(claim) => return Ok(claim),
             Err(refused) => refused,
         };
-        let heard = heard(&refused);
+        let heard = outcome_of(&refused);
         let error = refused.into_error();
         if error.code() == Code::StaleLeader {
             break;
@@ -105,18 +105,18 @@ async fn while_held<T>(
     }
 }
 
-fn heard(refused: &Refused) -> Heard {
+fn outcome_of(refused: &Refused) -> CallOutcome {
     match refused {
-        Refused::No(_) => Heard::Refused,
-        Refused::Failed(_) => Heard::Failed,
-        Refused::Unreached(_) => Heard::Unreached,
-        Refused::Unknown(_) => Heard::Nothing,
+        Refused::No(_) => CallOutcome::Refused,
+        Refused::Failed(_) => CallOutcome::Failed,
+        Refused::Unreached(_) => CallOutcome::Unreached,
+        Refused::Unknown(_) => CallOutcome::Nothing,
     }
 }
 
 /// Returns the error for the client of a claim: another coordinator leads, or the node is lost with
 /// the machine.
-pub(crate) fn told(unserved: Unserved, node: &Name) -> Error {
+pub(crate) fn client_error(unserved: Unserved, node: &Name) -> Error {
     match unserved {
         Unserved::Succeeded => Error::Succeeded,
         Unserved::Elsewhere(cause) | Unserved::Lost(cause) => {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::Error;
 use crate::claim_dispatch;
-use crate::node_client::{NodeClient, Told};
+use crate::node_client::{NodeClient, NodeReport};
 use crate::records::{CLAIMS, ClaimRecord, NodeRecord};
 use crate::state::tests::lonely;
 use crate::view::KnownNode;
@@ -50,7 +50,7 @@ impl Scripted {
 
 #[async_trait]
 impl NodeClient for Scripted {
-    fn watch(&self) -> BoxStream<'static, Told> {
+    fn watch(&self) -> BoxStream<'static, NodeReport> {
         Box::pin(futures::stream::pending())
     }
 

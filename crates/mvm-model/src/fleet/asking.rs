@@ -17,7 +17,7 @@ pub const BRING_MS: Millis = 120_000;
 
 /// The outcome of one request to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum CallOutcome {
     /// The node refused the request, which had no effect.
     Refused,
     /// The node tried and failed: something may be left of it there.
@@ -68,15 +68,15 @@ impl Asking {
 
     /// Returns what to do after a request. `reached` says whether the leader's link to the node is
     /// up, `lost` whether no coordinator reaches the node.
-    pub fn heard(&mut self, heard: Heard, reached: bool, lost: bool, now: Millis) -> Step {
+    pub fn heard(&mut self, heard: CallOutcome, reached: bool, lost: bool, now: Millis) -> Step {
         match heard {
-            Heard::Refused if !self.asked => return Step::Elsewhere,
-            Heard::Unreached if !self.asked => return Step::Elsewhere,
+            CallOutcome::Refused if !self.asked => return Step::Elsewhere,
+            CallOutcome::Unreached if !self.asked => return Step::Elsewhere,
             // An earlier request with the same id may have succeeded.
-            Heard::Refused => self.away_since = None,
-            Heard::Failed => (self.asked, self.away_since) = (true, None),
-            Heard::Nothing if reached => (self.asked, self.away_since) = (true, None),
-            Heard::Nothing | Heard::Unreached => {
+            CallOutcome::Refused => self.away_since = None,
+            CallOutcome::Failed => (self.asked, self.away_since) = (true, None),
+            CallOutcome::Nothing if reached => (self.asked, self.away_since) = (true, None),
+            CallOutcome::Nothing | CallOutcome::Unreached => {
                 self.asked = true;
                 self.away_since.get_or_insert(now);
             }
@@ -90,8 +90,8 @@ impl Asking {
             return Step::GiveUp;
         }
         match heard {
-            Heard::Refused | Heard::Failed => Step::EndFirst,
-            Heard::Unreached | Heard::Nothing => Step::Again,
+            CallOutcome::Refused | CallOutcome::Failed => Step::EndFirst,
+            CallOutcome::Unreached | CallOutcome::Nothing => Step::Again,
         }
     }
 }
@@ -99,7 +99,7 @@ impl Asking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Heard::{Failed, Nothing, Refused, Unreached};
+    use CallOutcome::{Failed, Nothing, Refused, Unreached};
     use Step::{Again, Elsewhere, EndFirst, GiveUp};
 
     #[test]

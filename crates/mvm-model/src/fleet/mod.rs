@@ -18,7 +18,7 @@ mod reach;
 mod retained_pools;
 mod rules;
 
-pub use asking::{Asking, Heard, Step};
+pub use asking::{Asking, CallOutcome, Step};
 pub use claims::{ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Source};
 pub use document::{FleetPool, FleetState, FleetTenant};
 pub use image::{Holder, Offers, builders, hold_back, name_images};

@@ -12,17 +12,17 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// A working directory, which is removed when the test ends.
-struct Desk {
+struct TestDir {
     dir: TempDir,
 }
 
-impl Desk {
-    fn new() -> Desk {
+impl TestDir {
+    fn new() -> TestDir {
         let dir = tempfile::Builder::new().prefix("mvm-cli-").tempdir().expect("directory");
         std::fs::write(dir.path().join("file"), "").expect("file");
         std::fs::create_dir(dir.path().join("ci-flake")).expect("directory");
         std::fs::write(dir.path().join("ci-flake/flake.nix"), "{}").expect("file");
-        Desk { dir }
+        TestDir { dir }
     }
 
     /// Returns the path of a state directory that does not exist.
@@ -95,14 +95,14 @@ impl Ran {
 }
 
 /// Returns every subcommand that the help lists, as words, and the hidden ones.
-fn subcommands(desk: &Desk) -> Vec<Vec<String>> {
+fn subcommands(test_dir: &TestDir) -> Vec<Vec<String>> {
     let hidden = |noun: &str| vec![noun.to_owned(), "proxy".to_owned()];
     let mut found = vec![vec![], hidden("instance"), hidden("coordinator")];
     let mut next = 0;
     while next < found.len() {
         let path = found[next].clone();
         next += 1;
-        let help = help(desk, &path, "--help");
+        let help = help(test_dir, &path, "--help");
         let listed = help.split("\nCommands:\n").nth(1).unwrap_or_default();
         for line in listed.lines().take_while(|line| line.starts_with("  ")) {
             // More deeply indented lines continue a description.
@@ -116,9 +116,9 @@ fn subcommands(desk: &Desk) -> Vec<Vec<String>> {
     found
 }
 
-fn help(desk: &Desk, path: &[String], flag: &str) -> String {
+fn help(test_dir: &TestDir, path: &[String], flag: &str) -> String {
     let words: Vec<&str> = path.iter().map(String::as_str).chain([flag]).collect();
-    let ran = desk.run(&words);
+    let ran = test_dir.run(&words);
     assert_eq!((ran.status, ran.err.as_str()), (0, ""), "{words:?}");
     ran.out
 }
@@ -136,10 +136,10 @@ fn words(line: &str) -> Vec<String> {
 
 #[test]
 fn every_subcommand_has_help_with_examples_on_lines_that_fit() {
-    let desk = Desk::new();
-    for path in subcommands(&desk) {
-        let long = help(&desk, &path, "--help");
-        let short = help(&desk, &path, "-h");
+    let test_dir = TestDir::new();
+    for path in subcommands(&test_dir) {
+        let long = help(&test_dir, &path, "--help");
+        let short = help(&test_dir, &path, "-h");
         for line in long.lines().chain(short.lines()) {
             // clap does not break the line that names required arguments.
             let most = if line.starts_with("Usage: ") { 125 } else { 100 };
@@ -160,10 +160,10 @@ fn every_subcommand_has_help_with_examples_on_lines_that_fit() {
 
 #[test]
 fn every_example_in_help_is_taken_as_it_stands() {
-    let desk = Desk::new();
-    std::fs::create_dir(desk.dir.path().join("src")).expect("directory");
-    for path in subcommands(&desk) {
-        for example in examples(&help(&desk, &path, "--help")) {
+    let test_dir = TestDir::new();
+    std::fs::create_dir(test_dir.dir.path().join("src")).expect("directory");
+    for path in subcommands(&test_dir) {
+        for example in examples(&help(&test_dir, &path, "--help")) {
             let mut words = words(example);
             if words[0] != "mvm" || words.iter().any(|word| word == "/usr/local/share/man/man1") {
                 continue;
@@ -173,11 +173,11 @@ fn every_example_in_help_is_taken_as_it_stands() {
                 words.drain(..2);
             }
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let ran = desk.run(&words);
+            let ran = test_dir.run(&words);
             assert!(matches!(ran.status, 0 | 1 | 125), "{example}: {ran:?}");
         }
     }
-    assert!(!desk.absent().exists());
+    assert!(!test_dir.absent().exists());
 }
 
 /// The commands of the specification example, as they stand there; `<id>` stands for an instance's
@@ -207,13 +207,13 @@ mvm instance create ci/runners
 
 #[test]
 fn the_specifications_commands_are_taken_as_written() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     let lines = SPECIFICATION.replace("\\\n", " ").replace("<id>", "i-0123abcd");
     let lines: Vec<&str> = lines.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(lines.len(), 9);
     for line in lines {
         let words: Vec<&str> = line.split_whitespace().skip(1).collect();
-        let ran = desk.run(&words);
+        let ran = test_dir.run(&words);
         // The command is parsed, and fails only because there is no agent.
         assert_eq!(ran.status, 1, "{line}: {ran:?}");
         assert!(ran.err.starts_with("error[agent_not_started]: "), "{line}: {ran:?}");
@@ -222,11 +222,11 @@ fn the_specifications_commands_are_taken_as_written() {
 
 #[test]
 fn the_specifications_remote_command_is_taken_as_written() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     let line =
         "mvm coordinator wake --node 10.0.1.5:4433 --tenant ci --pool runners --instance <id>";
     let line = line.replace("<id>", "i-0123abcd");
-    let ran = desk.run(&line.split_whitespace().skip(1).collect::<Vec<_>>());
+    let ran = test_dir.run(&line.split_whitespace().skip(1).collect::<Vec<_>>());
     // The command is parsed, and fails only because there is no identity.
     assert_eq!(ran.status, 1, "{ran:?}");
     assert!(ran.err.starts_with("error[identity_missing]: "), "{ran:?}");
@@ -235,28 +235,28 @@ fn the_specifications_remote_command_is_taken_as_written() {
 
 #[test]
 fn completions_are_given_for_each_shell() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let ran = desk.run(&["completions", shell]);
+        let ran = test_dir.run(&["completions", shell]);
         assert_eq!((ran.status, ran.err.as_str()), (0, ""));
         for word in ["mvm", "tenant", "override-input", "sleeping"] {
             assert!(ran.out.contains(word), "{shell}: {word}");
         }
     }
-    let script = desk.dir.path().join("mvm.bash");
-    std::fs::write(&script, desk.run(&["completions", "bash"]).out).expect("file");
+    let script = test_dir.dir.path().join("mvm.bash");
+    std::fs::write(&script, test_dir.run(&["completions", "bash"]).out).expect("file");
     let check = Command::new("bash").arg("-n").arg(&script).output().expect("bash");
     assert!(check.status.success() && check.stderr.is_empty(), "{check:?}");
-    assert_eq!(desk.run(&["completions", "tcsh"]).status, 2);
+    assert_eq!(test_dir.run(&["completions", "tcsh"]).status, 2);
 }
 
 #[test]
 fn there_is_a_manual_page_for_each_subcommand() {
-    let desk = Desk::new();
-    let dir = desk.dir.path().join("share/man/man1");
-    let ran = desk.run(&["man", dir.to_str().expect("UTF-8")]);
+    let test_dir = TestDir::new();
+    let dir = test_dir.dir.path().join("share/man/man1");
+    let ran = test_dir.run(&["man", dir.to_str().expect("UTF-8")]);
     assert_eq!((ran.status, ran.out.as_str(), ran.err.as_str()), (0, "", ""));
-    for path in subcommands(&desk) {
+    for path in subcommands(&test_dir) {
         if path.last().is_some_and(|name| name == "proxy") {
             continue;
         }
@@ -264,21 +264,21 @@ fn there_is_a_manual_page_for_each_subcommand() {
         let page = std::fs::read_to_string(dir.join(format!("{name}.1"))).expect(&name);
         assert!(page.contains(".TH ") && page.contains("Examples:"), "{name}");
     }
-    let page = desk.run(&["man"]);
+    let page = test_dir.run(&["man"]);
     assert_eq!(page.status, 0);
     assert!(page.out.contains(".TH mvm 1") && page.out.contains(".SH SYNOPSIS"));
-    let refused = desk.run(&["man", "file/man1"]);
+    let refused = test_dir.run(&["man", "file/man1"]);
     assert_eq!(refused.status, 1);
     assert!(refused.err.contains("error[local_file]") && refused.err.contains("file/man1"));
 }
 
 #[test]
 fn output_into_a_closed_pipe_ends_with_141_and_without_a_word() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     for words in [&["completions", "bash"][..], &["man"], &["--help"], &["doctor"]] {
         let (reader, writer) = std::io::pipe().expect("pipe");
         drop(reader);
-        let ran = Ran::of(desk.mvm(words).stdout(writer));
+        let ran = Ran::of(test_dir.mvm(words).stdout(writer));
         assert_eq!((ran.status, ran.err.as_str()), (141, ""), "{words:?}");
     }
 }
@@ -287,7 +287,7 @@ const BAD: [&str; 6] = ["Ci/runners", "ci", "ci/runners/..", "ci/", "/runners", 
 
 #[test]
 fn a_bad_reference_is_wrong_usage_and_starts_nothing() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     let mut cases: Vec<Vec<&str>> = Vec::new();
     for bad in BAD {
         for verb in ["info", "build", "scale", "revisions", "rollback", "destroy", "update"] {
@@ -315,17 +315,17 @@ fn a_bad_reference_is_wrong_usage_and_starts_nothing() {
         vec!["tenant", "create", "-ci", "--net-id", "1", "--subnet", "10.1.0.0/24"],
     ]);
     for words in cases {
-        let ran = desk.run_absent(&words);
+        let ran = test_dir.run_absent(&words);
         assert_eq!(ran.status, 2, "{words:?}: {ran:?}");
         assert_eq!(ran.out, "", "{words:?}");
         assert!(ran.err.starts_with("error: "), "{words:?}: {ran:?}");
-        assert!(!desk.absent().exists(), "{words:?} made the state directory");
+        assert!(!test_dir.absent().exists(), "{words:?} made the state directory");
     }
 }
 
 #[test]
 fn wrong_usage_names_its_fault_and_what_would_be_right() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     let cases: [(&[&str], &[&str]); 14] = [
         (&["pool", "info", "Ci/runners"], &["\"Ci\"", "other than a-z", "hint: use 1 to 63"]),
         (&["pool", "info", "ci"], &["\"ci\" does not name a pool", "such as ci/runners"]),
@@ -349,7 +349,7 @@ fn wrong_usage_names_its_fault_and_what_would_be_right() {
         (&["pool", "list", "--output", "xml"], &["'xml'", "json"]),
     ];
     for (words, parts) in cases {
-        let ran = desk.run_absent(words);
+        let ran = test_dir.run_absent(words);
         assert_eq!((ran.status, ran.out.as_str()), (2, ""), "{words:?}: {ran:?}");
         for part in parts {
             assert!(ran.err.contains(part), "{words:?}: no {part:?} in {}", ran.err);
@@ -360,13 +360,13 @@ fn wrong_usage_names_its_fault_and_what_would_be_right() {
             if words.contains(&"xml") {
                 continue;
             }
-            let ran = desk.run_absent(&[format, words].concat());
+            let ran = test_dir.run_absent(&[format, words].concat());
             assert_eq!((ran.status, &ran.problem()["code"]), (2, &Value::from("usage")));
         }
     }
-    assert!(!desk.absent().exists());
+    assert!(!test_dir.absent().exists());
     for nothing in [&[][..], &["pool"]] {
-        let ran = desk.run_absent(nothing);
+        let ran = test_dir.run_absent(nothing);
         assert_eq!(ran.status, 2);
         assert!(ran.err.contains("Usage: mvm"), "{ran:?}");
     }
@@ -374,7 +374,7 @@ fn wrong_usage_names_its_fault_and_what_would_be_right() {
 
 #[test]
 fn what_is_wrong_with_our_own_files_is_said_before_an_agent_is_asked() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     let cases: [(&[&str], i32, &str); 6] = [
         (&["pool", "create", "ci/x", "--flake", "./no", "--profile", "p"], 1, "flake_missing"),
         (&["pool", "update", "ci/x", "--flake", "./no"], 1, "flake_missing"),
@@ -384,17 +384,17 @@ fn what_is_wrong_with_our_own_files_is_said_before_an_agent_is_asked() {
         (&["run", "ci/x", "--in", "./no", "--", "true"], 125, "local_file"),
     ];
     for (words, status, code) in cases {
-        let ran = desk.run_absent(words);
+        let ran = test_dir.run_absent(words);
         assert_eq!((ran.status, ran.out.as_str()), (status, ""), "{words:?}: {ran:?}");
         assert!(ran.err.starts_with(&format!("error[{code}]: ")), "{words:?}: {ran:?}");
         assert!(ran.err.contains("no"), "{ran:?}");
     }
-    assert!(!desk.absent().exists());
+    assert!(!test_dir.absent().exists());
 }
 
 #[test]
 fn a_refusal_is_status_1_and_a_document_for_programs() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     let cases: [(&[&str], i32); 6] = [
         (&["pool", "list"], 1),
         (&["tenant", "destroy", "ci"], 1),
@@ -404,41 +404,44 @@ fn a_refusal_is_status_1_and_a_document_for_programs() {
         (&["instance", "exec", "ci/runners/i-0123abcd", "--", "true"], 125),
     ];
     for (words, status) in cases {
-        let ran = desk.run(words);
+        let ran = test_dir.run(words);
         assert_eq!((ran.status, ran.out.as_str()), (status, ""), "{words:?}: {ran:?}");
         assert!(ran.err.starts_with("error["), "{words:?}: {ran:?}");
-        let json = desk.run(&[&["-o", "json"], words].concat());
+        let json = test_dir.run(&[&["-o", "json"], words].concat());
         assert_eq!(json.status, status);
         assert_eq!(json.err.lines().count(), 1, "{json:?}");
         let problem = json.problem();
         let code = problem["code"].as_str().expect("code");
         assert!(ran.err.starts_with(&format!("error[{code}]: ")), "{ran:?}");
-        let yaml = desk.run(&[&["-o", "yaml"], words].concat());
+        let yaml = test_dir.run(&[&["-o", "yaml"], words].concat());
         assert!(yaml.err.contains(&format!("\ncode: {code}\n")), "{yaml:?}");
     }
     // The words after `--` belong to the program.
-    let theirs = desk.run(&["run", "ci/runners", "--", "tool", "-o", "json"]);
+    let theirs = test_dir.run(&["run", "ci/runners", "--", "tool", "-o", "json"]);
     assert!(theirs.err.starts_with("error["), "{theirs:?}");
 }
 
 #[test]
 fn the_agent_is_not_started_by_asking_for_it() {
-    let desk = Desk::new();
-    let status = desk.run_absent(&["agent", "status"]);
+    let test_dir = TestDir::new();
+    let status = test_dir.run_absent(&["agent", "status"]);
     assert_eq!((status.status, status.out.as_str()), (1, ""));
     assert!(status.err.starts_with("error[agent_unreachable]: no agent serves "), "{status:?}");
     assert!(status.err.contains("\n  hint: ") && status.err.contains("mvm agent serve"));
-    let json = desk.run_absent(&["agent", "status", "-o", "json"]);
+    let json = test_dir.run_absent(&["agent", "status", "-o", "json"]);
     assert_eq!((json.status, &json.problem()["code"]), (1, &Value::from("agent_unreachable")));
-    let stop = desk.run_absent(&["agent", "stop"]);
+    let stop = test_dir.run_absent(&["agent", "stop"]);
     assert_eq!((stop.status, stop.err.as_str()), (0, ""));
     assert!(stop.out.starts_with("no agent serves "), "{stop:?}");
-    assert!(!desk.absent().exists());
+    assert!(!test_dir.absent().exists());
     // The socket of a killed agent does not count as an agent.
-    std::fs::create_dir(desk.absent()).expect("directory");
-    drop(std::os::unix::net::UnixListener::bind(desk.absent().join("agent.sock")).expect("socket"));
-    assert_eq!(desk.run_absent(&["agent", "status"]).status, 1);
-    assert_eq!(std::fs::read_dir(desk.absent()).expect("list").count(), 1);
+    std::fs::create_dir(test_dir.absent()).expect("directory");
+    drop(
+        std::os::unix::net::UnixListener::bind(test_dir.absent().join("agent.sock"))
+            .expect("socket"),
+    );
+    assert_eq!(test_dir.run_absent(&["agent", "status"]).status, 1);
+    assert_eq!(std::fs::read_dir(test_dir.absent()).expect("list").count(), 1);
 }
 
 /// The programs that doctor looks for, each with its Debian package.
@@ -453,8 +456,8 @@ const PROGRAMS: [(&str, &str); 7] = [
 ];
 
 /// Returns doctor's checks with this PATH, and compares them with its exit status.
-fn doctor(desk: &Desk, path: &Path) -> Vec<Value> {
-    let mut command = desk.mvm_at(&desk.absent(), &["doctor", "-o", "json"]);
+fn doctor(test_dir: &TestDir, path: &Path) -> Vec<Value> {
+    let mut command = test_dir.mvm_at(&test_dir.absent(), &["doctor", "-o", "json"]);
     let ran = Ran::of(command.env("PATH", path));
     let checks: Value = serde_json::from_str(&ran.out).expect("JSON");
     let checks = checks.as_array().expect("a list").clone();
@@ -477,11 +480,11 @@ fn status_of<'a>(checks: &'a [Value], program: &str) -> &'a str {
 
 #[test]
 fn doctor_names_what_is_missing_and_how_to_get_it() {
-    let desk = Desk::new();
-    let empty = desk.dir.path().join("empty");
+    let test_dir = TestDir::new();
+    let empty = test_dir.dir.path().join("empty");
     std::fs::create_dir(&empty).expect("directory");
-    let checks = doctor(&desk, &empty);
-    let people = Ran::of(desk.mvm_at(&desk.absent(), &["doctor"]).env("PATH", &empty));
+    let checks = doctor(&test_dir, &empty);
+    let people = Ran::of(test_dir.mvm_at(&test_dir.absent(), &["doctor"]).env("PATH", &empty));
     assert_eq!((people.status, people.err.as_str()), (1, ""));
     for (program, package) in PROGRAMS {
         assert_eq!(status_of(&checks, program), "missing");
@@ -493,13 +496,13 @@ fn doctor_names_what_is_missing_and_how_to_get_it() {
     for name in ["root", "tap device", "build sandbox", "state directory", "disk space", "agent"] {
         assert!(checks.iter().any(|check| check["name"] == name), "{name}");
     }
-    assert!(!desk.absent().exists());
+    assert!(!test_dir.absent().exists());
 }
 
 #[test]
 fn doctor_takes_for_a_program_only_what_can_be_executed() {
-    let desk = Desk::new();
-    let dir = desk.dir.path().join("bin");
+    let test_dir = TestDir::new();
+    let dir = test_dir.dir.path().join("bin");
     std::fs::create_dir(&dir).expect("directory");
     for (program, _) in PROGRAMS {
         std::fs::write(dir.join(program), "").expect("file");
@@ -511,10 +514,10 @@ fn doctor_takes_for_a_program_only_what_can_be_executed() {
         }
     };
     mode(0o644);
-    let checks = doctor(&desk, &dir);
+    let checks = doctor(&test_dir, &dir);
     assert!(PROGRAMS.iter().all(|(program, _)| status_of(&checks, program) == "missing"));
     mode(0o755);
-    let checks = doctor(&desk, &dir);
+    let checks = doctor(&test_dir, &dir);
     assert!(PROGRAMS.iter().all(|(program, _)| status_of(&checks, program) == "ok"));
 }
 
@@ -540,29 +543,29 @@ fn on_a_terminal(command: &mut Command) -> String {
 
 #[test]
 fn colours_are_for_terminals_that_want_them() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     let cases: [&[&str]; 4] =
         [&["pool", "list"], &["pool", "info", "Ci/x"], &["agent", "status"], &["-h"]];
     for words in cases {
-        let ran = desk.run(words);
+        let ran = test_dir.run(words);
         assert!(!ran.err.contains('\x1b') && !ran.out.contains('\x1b'), "{ran:?}");
-        let shown = on_a_terminal(desk.mvm(words).env("TERM", "xterm"));
+        let shown = on_a_terminal(test_dir.mvm(words).env("TERM", "xterm"));
         assert!(shown.contains('\x1b'), "in colour on a terminal: {words:?}: {shown:?}");
-        let plain = on_a_terminal(desk.mvm(words).env("TERM", "xterm").env("NO_COLOR", "1"));
+        let plain = on_a_terminal(test_dir.mvm(words).env("TERM", "xterm").env("NO_COLOR", "1"));
         assert!(!plain.is_empty() && !plain.contains('\x1b'), "{words:?}: {plain:?}");
     }
-    let ran = desk.run(&["doctor"]);
+    let ran = test_dir.run(&["doctor"]);
     assert!(!ran.out.contains('\x1b'), "{ran:?}");
 }
 
 #[test]
 fn help_and_version_are_asked_for_and_no_fault() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     for words in [&["--version"][..], &["-V"], &["help"], &["help", "pool", "scale"], &["-h"]] {
-        let ran = desk.run_absent(words);
+        let ran = test_dir.run_absent(words);
         assert_eq!((ran.status, ran.err.as_str()), (0, ""), "{words:?}");
         assert!(!ran.out.is_empty());
     }
-    let version = desk.run_absent(&["--version"]).out;
+    let version = test_dir.run_absent(&["--version"]).out;
     assert_eq!(version, format!("mvm {}\n", env!("CARGO_PKG_VERSION")));
 }

@@ -3,23 +3,23 @@
 //! The test shows a change, and `INSTA_UPDATE=always` accepts it. The files are in `snapshots/`, to
 //! be reviewed like code.
 
-use super::{Desk, help, subcommands};
+use super::{TestDir, help, subcommands};
 
 /// Compares the text with the snapshot of this name.
-fn is(desk: &Desk, name: &str, shown: &str) {
+fn is(test_dir: &TestDir, name: &str, shown: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    let dir = desk.dir.path().display().to_string();
+    let dir = test_dir.dir.path().display().to_string();
     settings.bind(|| insta::assert_snapshot!(name, shown.replace(&dir, "DIR")));
 }
 
 #[test]
 fn help_of_every_command_is_as_it_was() {
-    let desk = Desk::new();
-    for path in subcommands(&desk) {
+    let test_dir = TestDir::new();
+    for path in subcommands(&test_dir) {
         let name = [&["mvm".to_owned()], &path[..]].concat().join("-");
-        is(&desk, &format!("help-{name}"), &help(&desk, &path, "--help"));
+        is(&test_dir, &format!("help-{name}"), &help(&test_dir, &path, "--help"));
     }
 }
 
@@ -43,7 +43,7 @@ const ERRORS: [(&str, &[&str]); 14] = [
 
 #[test]
 fn errors_are_as_they_were() {
-    let desk = Desk::new();
+    let test_dir = TestDir::new();
     for (name, words) in ERRORS {
         for format in ["table", "json", "yaml"] {
             // Without `-o`, so that the case `nothing` is an empty command line.
@@ -52,10 +52,10 @@ fn errors_are_as_they_were() {
                 _ if words.contains(&"xml") => continue,
                 _ => [&["-o", format], words].concat(),
             };
-            let ran = desk.run_absent(&asked);
+            let ran = test_dir.run_absent(&asked);
             assert_eq!(ran.out, "", "{words:?}");
             let shown = format!("$ mvm {}\n{}\n[status {}]", asked.join(" "), ran.err, ran.status);
-            is(&desk, &format!("error-{name}-{format}"), &shown);
+            is(&test_dir, &format!("error-{name}-{format}"), &shown);
         }
     }
 }

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 
 /// The node of each instance and job that was looked for, by its reference.
 #[derive(Default)]
-pub(crate) struct Places(Mutex<HashMap<String, Name>>);
+pub(crate) struct Locations(Mutex<HashMap<String, Name>>);
 
-impl Places {
+impl Locations {
     /// How many are remembered; then all are forgotten, and looked for again.
     const MOST: usize = 200_000;
 

@@ -17,7 +17,7 @@ const KEPT: Millis = 48 * 3600 * 1000;
 const SWEEP: u8 = 64;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Placed {
+struct KeyRecord {
     node: Name,
     /// When it was chosen, on the timeline of the coordinator that chose it.
     at: Millis,
@@ -27,7 +27,7 @@ struct Placed {
 }
 
 /// The place of a key, as one request found or made it.
-pub struct Place {
+pub struct KeyAssignment {
     /// The node that makes the key's job.
     pub node: Name,
     /// Whether the node was chosen for this request.
@@ -43,16 +43,16 @@ pub async fn node(
     key: &str,
     now: Millis,
     choose: impl Fn() -> Result<Name>,
-) -> Result<Place> {
+) -> Result<KeyAssignment> {
     let at = format!("{PREFIX}{key}");
     loop {
         let (placed, expect) = match store.get(&at).await? {
             Some(found) => {
-                let Placed { node, at, before } = records::read(&at, &found.value)?;
+                let KeyRecord { node, at, before } = records::read(&at, &found.value)?;
                 let before = before.saturating_add(1);
-                (Placed { node, at, before }, Expect::Revision(found.revision))
+                (KeyRecord { node, at, before }, Expect::Revision(found.revision))
             }
-            None => (Placed { node: choose()?, at: now, before: 0 }, Expect::Absent),
+            None => (KeyRecord { node: choose()?, at: now, before: 0 }, Expect::Absent),
         };
         let first = matches!(expect, Expect::Absent);
         match store.commit(vec![put(at.clone(), &placed, expect)]).await {
@@ -61,7 +61,7 @@ pub async fn node(
                 if first && drawn.is_ok_and(|drawn| drawn % SWEEP == 0) {
                     sweep(store, now).await?;
                 }
-                return Ok(Place { node: placed.node, first, record: (at, revision) });
+                return Ok(KeyAssignment { node: placed.node, first, record: (at, revision) });
             }
             Err(Error::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -69,7 +69,7 @@ pub async fn node(
     }
 }
 
-impl Place {
+impl KeyAssignment {
     /// Notes the node's answer. A node that has refused made nothing: the next request may go to
     /// another.
     pub async fn answered(self, store: &dyn Store, status: StatusCode) -> Result<()> {
@@ -96,7 +96,7 @@ impl Place {
 
 async fn sweep(store: &dyn Store, now: Millis) -> Result<()> {
     for record in store.list(PREFIX).await? {
-        let placed: Placed = records::read(&record.key, &record.value)?;
+        let placed: KeyRecord = records::read(&record.key, &record.value)?;
         if placed.at + KEPT < now {
             let delete = Write::Delete { key: record.key, expect: Expect::Any };
             store.commit(vec![delete]).await?;
