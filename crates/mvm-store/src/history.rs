@@ -10,7 +10,7 @@ use tokio::sync::watch;
 /// again.
 const MAX_BYTES: usize = 8 << 20;
 
-/// The changes since the store was opened, as far as they are recent.
+/// The changes since the store was opened, as far as they are kept.
 pub struct History {
     recent: Arc<Mutex<RecentChanges>>,
     /// The revision of the last change.

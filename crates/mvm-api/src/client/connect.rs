@@ -55,7 +55,7 @@ impl std::fmt::Display for Target {
 impl Target {
     /// Returns the problem that the transport makes of an error; `None` where the error comes from
     /// the operating system or from HTTP.
-    fn told(&self, cause: &(dyn std::error::Error + 'static)) -> Option<Problem> {
+    fn problem_of(&self, cause: &(dyn std::error::Error + 'static)) -> Option<Problem> {
         match self {
             Target::Unix(_) => None,
             Target::Other { way, .. } => way.fault(cause),
@@ -76,7 +76,7 @@ impl Target {
         doing: &str,
         cause: &(dyn std::error::Error + 'static),
     ) -> ClientError {
-        match self.told(cause) {
+        match self.problem_of(cause) {
             Some(problem) => ClientError::Problem(Box::new(problem)),
             None => broken(doing, deepest(cause)),
         }
@@ -86,7 +86,7 @@ impl Target {
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
-        let unreachable = |cause: std::io::Error| match self.told(&cause) {
+        let unreachable = |cause: std::io::Error| match self.problem_of(&cause) {
             Some(problem) => ClientError::Problem(Box::new(problem)),
             None => ClientError::Unreachable { at: self.to_string(), cause },
         };

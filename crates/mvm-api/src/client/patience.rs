@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A wait is announced once it lasts this long.
-const UNTOLD: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Operations that may be carried out twice although their method does not say so: the second call
 /// sets what the first has set.
@@ -23,10 +23,10 @@ const REPEATABLE: [&str; 2] = ["node.duty", "job.cancel"];
 #[derive(Clone)]
 pub struct Patience {
     limit: Duration,
-    tell: Arc<dyn Fn(&str) + Send + Sync>,
+    announce: Arc<dyn Fn(&str) + Send + Sync>,
     revive: Arc<dyn Fn() + Send + Sync>,
     /// The last announcement and its time, shared by all waits that one command has at a time.
-    told: Arc<Mutex<Option<(String, Instant)>>>,
+    last_announced: Arc<Mutex<Option<(String, Instant)>>>,
 }
 
 impl fmt::Debug for Patience {
@@ -36,10 +36,15 @@ impl fmt::Debug for Patience {
 }
 
 impl Patience {
-    /// Returns a patience of `limit`. `tell` is called once with what the client waits for, after
+    /// Returns a patience of `limit`. `announce` is called once with what the client waits for, after
     /// two seconds.
-    pub fn new(limit: Duration, tell: impl Fn(&str) + Send + Sync + 'static) -> Patience {
-        Patience { limit, tell: Arc::new(tell), revive: Arc::new(|| {}), told: Arc::default() }
+    pub fn new(limit: Duration, announce: impl Fn(&str) + Send + Sync + 'static) -> Patience {
+        Patience {
+            limit,
+            announce: Arc::new(announce),
+            revive: Arc::new(|| {}),
+            last_announced: Arc::default(),
+        }
     }
 
     /// Calls `revive` before each try, once no server has answered for two seconds. `revive` may
@@ -61,23 +66,26 @@ impl Patience {
     /// Begins the waiting of one request. Its time counts from the first failure. `alone`: there is
     /// no other server to ask, so a silent server is not waited for again.
     pub(super) fn waiting(&self, alone: bool) -> Waiting {
-        Waiting { patience: self.clone(), began: None, count: 0, told: false, alone }
+        Waiting { patience: self.clone(), began: None, count: 0, announced: false, alone }
     }
 
     /// Announces why a client waits, unless the same was announced recently.
-    fn tell(&self, why: &str, left: Duration) {
-        let mut told = self.told.lock();
-        if told.as_ref().is_some_and(|(last, at)| last == why && at.elapsed() < self.limit) {
+    fn announce(&self, why: &str, left: Duration) {
+        let mut last_announced = self.last_announced.lock();
+        if last_announced
+            .as_ref()
+            .is_some_and(|(last, at)| last == why && at.elapsed() < self.limit)
+        {
             return;
         }
-        *told = Some((why.to_owned(), Instant::now()));
-        (self.tell)(&format!("{why}; trying again for {} s", left.as_secs()));
+        *last_announced = Some((why.to_owned(), Instant::now()));
+        (self.announce)(&format!("{why}; trying again for {} s", left.as_secs()));
     }
 
     /// Calls `revive` where the server does not answer. `elapsed` is the time since the first
     /// failure.
     pub(super) fn gone(&self, code: Option<Code>, elapsed: Duration) {
-        if code == Some(Code::AgentUnreachable) && elapsed >= UNTOLD {
+        if code == Some(Code::AgentUnreachable) && elapsed >= QUIET {
             (self.revive)();
         }
     }
@@ -91,7 +99,7 @@ pub struct Waiting {
     began: Option<Instant>,
     /// The number of failures.
     count: u32,
-    told: bool,
+    announced: bool,
     /// Whether there is no other server to ask; then a silent server is not waited for again.
     alone: bool,
 }
@@ -127,9 +135,9 @@ impl Waiting {
         if silent || retry(code, repeatable, elapsed, limit) == Next::Fail {
             return None;
         }
-        if !self.told && elapsed >= UNTOLD {
-            self.told = true;
-            self.patience.tell(&why.to_string(), limit.saturating_sub(elapsed));
+        if !self.announced && elapsed >= QUIET {
+            self.announced = true;
+            self.patience.announce(&why.to_string(), limit.saturating_sub(elapsed));
         }
         self.patience.gone(code, elapsed);
         self.count += 1;
@@ -150,7 +158,7 @@ impl Waiting {
 
     /// Notes progress: the next failure begins another wait.
     pub fn went_on(&mut self) {
-        (self.began, self.count, self.told) = (None, 0, false);
+        (self.began, self.count, self.announced) = (None, 0, false);
     }
 }
 
@@ -223,13 +231,13 @@ mod tests {
         assert!(!request.headers().contains_key(IDEMPOTENCY_KEY));
     }
 
-    type Told = Arc<Mutex<Vec<String>>>;
+    type Announcements = Arc<Mutex<Vec<String>>>;
 
-    fn told_client(limit: Duration) -> (Client, Told) {
-        let told = Told::default();
-        let into = told.clone();
+    fn announcing_client(limit: Duration) -> (Client, Announcements) {
+        let announced = Announcements::default();
+        let into = announced.clone();
         let tell = move |line: &str| into.lock().push(line.to_owned());
-        (Client::new("/nowhere").patient(Patience::new(limit, tell)), told)
+        (Client::new("/nowhere").patient(Patience::new(limit, tell)), announced)
     }
 
     /// Sets the time of the first failure to `ms` milliseconds ago.
@@ -239,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_gives_up_in_the_end() {
-        let (client, _) = told_client(Duration::from_millis(50));
+        let (client, _) = announcing_client(Duration::from_millis(50));
         assert!(
             !client.waiting().after(Some(Code::QuotaExceeded), &"too many", true).await,
             "an answer"
@@ -252,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_command_waits_for_is_told_once() {
-        let (client, told) = told_client(Duration::from_secs(60));
+        let (client, announced) = announcing_client(Duration::from_secs(60));
         for _ in 0..2 {
             let mut waiting = client.waiting();
             begun(&mut waiting, 10_000);
@@ -260,14 +268,14 @@ mod tests {
                 assert!(waiting.after(Some(Code::NoLeader), &"nobody leads", false).await);
             }
         }
-        let told = told.lock();
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with("nobody leads; trying again for "), "{told:?}");
+        let announced = announced.lock();
+        assert_eq!(announced.len(), 1, "{announced:?}");
+        assert!(announced[0].starts_with("nobody leads; trying again for "), "{announced:?}");
     }
 
     #[tokio::test]
     async fn silence_is_waited_for_again_only_where_another_may_answer() {
-        let (client, _) = told_client(Duration::from_secs(60));
+        let (client, _) = announcing_client(Duration::from_secs(60));
         assert!(!client.waiting().after(Some(Code::AgentSilent), &"silence", true).await);
         let several = client.or(Client::new("/elsewhere"));
         assert!(several.waiting().after(Some(Code::AgentSilent), &"silence", true).await);

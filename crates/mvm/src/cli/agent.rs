@@ -1,7 +1,7 @@
 //! `mvm agent`
 
 use super::context::Context;
-use super::desired::{self, How};
+use super::desired::{self, DocumentOptions};
 use super::globals::Globals;
 use super::offer::OfferArgs;
 use super::values::Address;
@@ -55,7 +55,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         desired: Option<PathBuf>,
         #[command(flatten)]
-        how: How,
+        how: DocumentOptions,
         #[command(flatten)]
         offer: OfferArgs,
         /// How fast images may leave for other nodes, all together [default: unlimited]
@@ -77,7 +77,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         desired: PathBuf,
         #[command(flatten)]
-        how: How,
+        how: DocumentOptions,
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,

@@ -14,13 +14,13 @@ pub enum Command {
     Describe {
         /// Only what this server serves
         #[arg(long, value_enum)]
-        server: Option<Which>,
+        server: Option<ApiServer>,
     },
 }
 
 /// Who serves the API.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Which {
+pub enum ApiServer {
     /// A machine's agent
     Agent,
     /// A fleet's coordinator
@@ -33,9 +33,9 @@ pub enum Which {
 pub fn run(command: Command) -> Outcome {
     let Command::Describe { server } = command;
     let server = server.map(|which| match which {
-        Which::Agent => Server::Agent,
-        Which::Coordinator => Server::Coordinator,
-        Which::Signer => Server::Signer,
+        ApiServer::Agent => Server::Agent,
+        ApiServer::Coordinator => Server::Coordinator,
+        ApiServer::Signer => Server::Signer,
     });
     output::print(format!("{:#}\n", openapi::describe(server)).as_bytes())
 }

@@ -100,17 +100,17 @@ async fn measure(
     let instance = made.reference.to_string();
     let exec = ["instance", "exec", &instance, "--", "echo", "up"];
     let few = bench.number.div_ceil(5);
-    let mut told = Told::begin(client).await?;
+    let mut measured = Measurements::begin(client).await?;
     let mut samples = Vec::new();
     for _ in 0..bench.number {
         samples.push(first_byte(context, &exec)?);
     }
-    told.add("exec, running", &mut samples).await?;
+    measured.add("exec, running", &mut samples).await?;
     for _ in 0..bench.number {
         go(client, &made.reference, "warm").await?;
         samples.push(first_byte(context, &exec)?);
     }
-    told.add("wake from warm", &mut samples).await?;
+    measured.add("wake from warm", &mut samples).await?;
     go(client, &made.reference, "warm").await?;
     let stats: InstanceStats = client.get(&paths::instance_part(&made.reference, "stats")).await?;
     // The first sleep gives a clone memory of its own; it is not part of the measurement.
@@ -123,7 +123,7 @@ async fn measure(
             go(client, &made.reference, verb).await?;
             samples.push(first_byte(context, &exec)?);
         }
-        told.add(path, &mut samples).await?;
+        measured.add(path, &mut samples).await?;
     }
     for _ in 0..few {
         go(client, &made.reference, "stop").await?;
@@ -132,19 +132,19 @@ async fn measure(
         first_byte(context, &exec)?;
         samples.push(began.elapsed().as_secs_f64() * 1000.0);
     }
-    told.add("cold boot", &mut samples).await?;
+    measured.add("cold boot", &mut samples).await?;
     samples = clones(context, client, bench, few).await?;
-    told.add("clone of the template", &mut samples).await?;
+    measured.add("clone of the template", &mut samples).await?;
     let pool = bench.pool.to_string();
     for _ in 0..few {
         samples.push(first_byte(context, &["run", &pool, "--", "echo", "up"])?);
     }
-    told.add("run, from whatever is ready", &mut samples).await?;
-    let stages = if bench.stages { told.stages } else { Vec::new() };
+    measured.add("run, from whatever is ready", &mut samples).await?;
+    let stages = if bench.stages { measured.stages } else { Vec::new() };
     Ok(Report {
         pool: bench.pool.clone(),
         mem_mib: made.instance_resources.mem_mib,
-        rows: told.rows,
+        rows: measured.rows,
         stages,
         clones_per_minute: clone_rate(client, bench).await?,
         warm_resident_kib: stats.resident_kib,
@@ -153,17 +153,17 @@ async fn measure(
 }
 
 /// The measurements so far.
-struct Told<'a> {
+struct Measurements<'a> {
     client: &'a Client,
     rows: Vec<Row>,
     stages: Vec<Stage>,
     before: Times,
 }
 
-impl<'a> Told<'a> {
-    async fn begin(client: &'a Client) -> Result<Told<'a>, CliError> {
+impl<'a> Measurements<'a> {
+    async fn begin(client: &'a Client) -> Result<Measurements<'a>, CliError> {
         let before = Times::now(client).await?;
-        Ok(Told { client, rows: Vec::new(), stages: Vec::new(), before })
+        Ok(Measurements { client, rows: Vec::new(), stages: Vec::new(), before })
     }
 
     /// Adds the samples of one path, and the stages that the agent has timed since the last one.

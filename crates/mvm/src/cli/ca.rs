@@ -25,7 +25,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  mvm ca init\n  mvm ca init --dir ./ca")]
     Init {
         #[command(flatten)]
-        place: Place,
+        authority: AuthorityDir,
     },
     /// Issues a certificate, on the machine that has the authority's key
     #[command(
@@ -38,7 +38,7 @@ pub enum Command {
     )]
     Serve {
         #[command(flatten)]
-        place: Place,
+        authority: AuthorityDir,
         /// Where to serve, over mutual TLS; several may be given
         #[arg(long, required = true, value_name = "ADDRESS:PORT")]
         listen: Vec<SocketAddr>,
@@ -50,7 +50,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  mvm ca list\n  mvm ca list --coordinator 10.0.1.1:4433")]
     List {
         #[command(flatten)]
-        office: Office,
+        signer_options: SignerOptions,
     },
     /// Revokes all certificates of somebody
     #[command(
@@ -58,9 +58,9 @@ pub enum Command {
     )]
     Revoke {
         #[command(flatten)]
-        office: Office,
+        signer_options: SignerOptions,
         #[command(flatten)]
-        who: Who,
+        who: CertificateHolder,
     },
     /// Gets a new certificate for the identity that we have, before it runs out
     #[command(
@@ -75,15 +75,15 @@ pub enum Command {
     },
 }
 
-/// Where an authority is.
+/// The directory of an authority.
 #[derive(Clone, Debug, Args)]
-pub struct Place {
+pub struct AuthorityDir {
     /// The authority's directory [default: /etc/mvm/ca as root, else ~/.config/mvm/ca]
     #[arg(long, env = "MVM_CA", value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-impl Place {
+impl AuthorityDir {
     /// Returns the authority's directory as an absolute path.
     fn path(&self) -> PathBuf {
         let dir = self.dir.clone().unwrap_or_else(|| config_dir().join("ca"));
@@ -102,9 +102,9 @@ pub enum IssuedRole {
     Coordinator,
 }
 
-/// Somebody with a certificate.
+/// The holder of a certificate.
 #[derive(Debug, Args)]
-pub struct Who {
+pub struct CertificateHolder {
     /// What they may do
     #[arg(long, value_enum)]
     role: IssuedRole,
@@ -116,7 +116,7 @@ pub struct Who {
     tenant: Option<Name>,
 }
 
-impl Who {
+impl CertificateHolder {
     fn identity(&self) -> Result<Identity, CliError> {
         let name = self.name.clone();
         match (self.role, &self.tenant) {
@@ -135,9 +135,9 @@ impl Who {
 #[derive(Debug, Args)]
 pub struct Issue {
     #[command(flatten)]
-    place: Place,
+    authority: AuthorityDir,
     #[command(flatten)]
-    who: Who,
+    who: CertificateHolder,
     /// Directory to write the identity to: certificate, key, and the authority to trust
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -151,7 +151,7 @@ pub struct Issue {
 
 /// Who signs: somebody at an address, or the authority on this machine.
 #[derive(Clone, Debug, Args)]
-pub struct Office {
+pub struct SignerOptions {
     /// The coordinator (or another server that signs), or several of them, the first of which signs
     /// that can; without it, the authority on this machine
     #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
@@ -159,20 +159,20 @@ pub struct Office {
     #[command(flatten)]
     ours: OurIdentity,
     #[command(flatten)]
-    place: Place,
+    authority: AuthorityDir,
 }
 
-/// The place that answers an authority's commands.
-enum Desk {
+/// The authority that answers an authority's commands.
+enum Signing {
     /// Coordinators, of which at least one has the authority's key.
-    There(Vec<Client>),
-    Here(Box<Signer>),
+    Remote(Vec<Client>),
+    Local(Box<Signer>),
 }
 
-impl Office {
-    fn open(&self) -> Result<Desk, CliError> {
+impl SignerOptions {
+    fn open(&self) -> Result<Signing, CliError> {
         let Some(list) = &self.coordinator else {
-            let signer = Signer::embedded(&self.place.path()).map_err(|error| {
+            let signer = Signer::embedded(&self.authority.path()).map_err(|error| {
                 let served = error.code() == Code::StoreLocked;
                 let error = CliError::from(error);
                 match served {
@@ -180,9 +180,9 @@ impl Office {
                     false => error,
                 }
             })?;
-            return Ok(Desk::Here(Box::new(signer)));
+            return Ok(Signing::Local(Box::new(signer)));
         };
-        Ok(Desk::There(remote::coordinators(list, &self.ours)?))
+        Ok(Signing::Remote(remote::coordinators(list, &self.ours)?))
     }
 
     /// Makes a join token. This needs the authority's key, but no records.
@@ -196,7 +196,7 @@ impl Office {
             let post = |client: Client| async move { client.post(paths::CA_INVITES, invite).await };
             return Ok(enrolment::first_of(all, post).await?);
         }
-        let dir = self.place.path();
+        let dir = self.authority.path();
         let (invitation, facts) = signer::invitation(&Authority::open(&dir)?, &invite, wall())?;
         journal::append(&dir, &facts)?;
         Ok(invitation)
@@ -205,18 +205,18 @@ impl Office {
     /// Lists the identities that have certificates.
     pub async fn identities(&self) -> Result<Vec<IdentityView>, CliError> {
         match self.open()? {
-            Desk::There(all) => {
+            Signing::Remote(all) => {
                 let list = |client: Client| async move { client.list(paths::CA_IDENTITIES).await };
                 Ok(enrolment::first_of(all, list).await?)
             }
-            Desk::Here(signer) => Ok(signer.identities(wall()).await?),
+            Signing::Local(signer) => Ok(signer.identities(wall()).await?),
         }
     }
 
     /// Revokes an identity's certificates. The new list is in force for our own identity at once.
     pub async fn revoke(&self, identity: Identity) -> Result<RevocationList, CliError> {
         match self.open()? {
-            Desk::There(all) => {
+            Signing::Remote(all) => {
                 let revoke = &Revoke { identity };
                 let post =
                     |client: Client| async move { client.post(paths::CA_REVOKE, revoke).await };
@@ -227,7 +227,7 @@ impl Office {
                 }
                 Ok(list)
             }
-            Desk::Here(signer) => {
+            Signing::Local(signer) => {
                 Ok(RevocationList { crl: signer.revoke(&identity, wall()).await? })
             }
         }
@@ -239,24 +239,24 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     // All files that these commands write belong to an authority or an identity.
     private::narrow_umask();
     match command {
-        Command::Init { place } => {
-            let dir = place.path();
+        Command::Init { authority } => {
+            let dir = authority.path();
             Authority::create(&dir, wall())?;
             let shown = dir.display().to_string();
             let line = format!("made an authority in {shown}; keep {shown}/ca-key.pem secret");
             output::say(context.format, &serde_json::json!({ "dir": shown }), &line)
         }
         Command::Issue(issue) => self::issue(context, &issue),
-        Command::Serve { place, listen, node_lifetime } => {
+        Command::Serve { authority, listen, node_lifetime } => {
             crate::logging::begin(false, None)?;
             let lifetime = node_lifetime.map_or(NODE_LIFETIME, |lifetime| lifetime.millis());
-            signer::serve(&place.path(), &listen, lifetime, clock()).await?;
+            signer::serve(&authority.path(), &listen, lifetime, clock()).await?;
             Ok(0)
         }
-        Command::List { office } => list(context, &office.identities().await?),
-        Command::Revoke { office, who } => {
+        Command::List { signer_options } => list(context, &signer_options.identities().await?),
+        Command::Revoke { signer_options, who } => {
             let identity = who.identity()?;
-            let list = office.revoke(identity.clone()).await?;
+            let list = signer_options.revoke(identity.clone()).await?;
             output::say(context.format, &list, &format!("{} is let in nowhere", identity.holder()))
         }
         Command::Renew { ours, coordinator } => {
@@ -277,7 +277,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 
 fn issue(context: &Context, issue: &Issue) -> Outcome {
     let identity = issue.who.identity()?;
-    let dir = issue.place.path();
+    let dir = issue.authority.path();
     let authority = Authority::open(&dir)?;
     let usual = match issue.who.role {
         IssuedRole::Coordinator => NODE_LIFETIME,

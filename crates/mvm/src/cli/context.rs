@@ -1,7 +1,7 @@
 //! The context of every command, and helpers that several commands share.
 
 use super::remote::{self, OurIdentity, Remote};
-use super::values::{Address, Coordinators, Of};
+use super::values::{Address, Coordinators, ListScope};
 use crate::agent_process;
 use crate::error::CliError;
 use crate::output::Format;
@@ -79,11 +79,11 @@ impl Context {
 }
 
 /// Returns an error where a list is empty because its tenant or pool does not exist.
-pub async fn explain_empty(client: &Client, of: Option<&Of>) -> Result<(), CliError> {
+pub async fn explain_empty(client: &Client, of: Option<&ListScope>) -> Result<(), CliError> {
     let path = match of {
         None => return Ok(()),
-        Some(Of::Tenant(tenant)) => paths::tenant(tenant),
-        Some(Of::Pool(pool)) => paths::pool(pool),
+        Some(ListScope::Tenant(tenant)) => paths::tenant(tenant),
+        Some(ListScope::Pool(pool)) => paths::pool(pool),
     };
     client.get::<serde_json::Value>(&path).await.map(drop).map_err(CliError::from)
 }

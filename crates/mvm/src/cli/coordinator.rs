@@ -4,7 +4,7 @@ use super::context::{Context, LeaseLength};
 use super::coordinator_serve::{self, Serve};
 use super::instance::{self, Command as OnInstance, Exec, ExecOptions};
 use super::remote::Remote;
-use super::values::Of;
+use super::values::ListScope;
 use crate::error::CliError;
 use crate::output::Outcome;
 use clap::{Args, Subcommand};
@@ -199,8 +199,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         List { remote, tenant, pool } => {
             let of = tenant.map(|tenant| match pool {
-                Some(pool) => Of::Pool(PoolRef { tenant, pool }),
-                None => Of::Tenant(tenant),
+                Some(pool) => ListScope::Pool(PoolRef { tenant, pool }),
+                None => ListScope::Tenant(tenant),
             });
             (remote, OnInstance::List { of })
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// How a document is taken.
 #[derive(Clone, Debug, Args)]
-pub struct How {
+pub struct DocumentOptions {
     /// Remove what the document does not name; leased instances end with their leases
     #[arg(long)]
     prune: bool,
@@ -41,7 +41,7 @@ impl Inputs {
 }
 
 /// Returns the settings of a document that the agent watches.
-pub fn file(path: &Path, how: &How) -> Result<DesiredFile, CliError> {
+pub fn file(path: &Path, how: &DocumentOptions) -> Result<DesiredFile, CliError> {
     let absolute = std::path::absolute(path);
     let path = absolute.map_err(|cause| unreadable(path, &cause))?;
     Ok(DesiredFile { path, prune: how.prune, override_inputs: how.inputs.override_inputs()? })
@@ -74,7 +74,7 @@ pub fn read_document<T>(
 pub async fn reconcile(
     context: &Context,
     path: &Path,
-    how: &How,
+    how: &DocumentOptions,
     dry_run: bool,
     wait: Option<u64>,
 ) -> Outcome {
@@ -103,11 +103,11 @@ async fn converge(
     deadline: Duration,
 ) -> Result<(), CliError> {
     let ends = Instant::now() + deadline;
-    let mut told = Told::default();
+    let mut reported = ReportedFailures::default();
     loop {
         let status: DesiredStatus = client.get(paths::DESIRED_STATUS).await?;
         given_up(status.last_failure.as_deref(), status.last_failure_code.as_ref())?;
-        told.tell(status.last_failure.as_deref());
+        reported.report(status.last_failure.as_deref());
         let missing = match status.pending.first() {
             Some(step) => Some(step.to_string()),
             None => unfilled(client, document).await?,
@@ -126,11 +126,11 @@ async fn converge(
 
 /// The failures that were reported already.
 #[derive(Default)]
-pub struct Told(BTreeSet<String>);
+pub struct ReportedFailures(BTreeSet<String>);
 
-impl Told {
+impl ReportedFailures {
     /// Reports a failure once, on standard error.
-    pub fn tell(&mut self, failure: Option<&str>) {
+    pub fn report(&mut self, failure: Option<&str>) {
         if let Some(why) = failure
             && self.0.insert(why.to_owned())
         {

@@ -39,12 +39,12 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
     }
     if events.follow {
         let path = format!("{}?{query}", paths::EVENTS_STREAM);
-        let mut told = String::new();
+        let mut last_reported = String::new();
         let lost = |error: &ClientError| {
             let why = error.to_string();
-            if why != told {
+            if why != last_reported {
                 output::note(format_args!("{why}; trying again"));
-                told = why;
+                last_reported = why;
             }
         };
         let flow = Flow::default();

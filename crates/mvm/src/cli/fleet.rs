@@ -1,9 +1,9 @@
 //! `mvm fleet`: many machines from one document.
 
 use super::context::{Context, is_between_leaders};
-use super::desired::{Inputs, Told, given_up, read_document};
+use super::desired::{Inputs, ReportedFailures, given_up, read_document};
 use super::instance;
-use super::values::{Address, Of};
+use super::values::{Address, ListScope};
 use crate::error::CliError;
 use crate::output::{self, Format, Outcome};
 use clap::Subcommand;
@@ -95,7 +95,7 @@ pub enum Command {
     )]
     Instances {
         /// tenant, or tenant/pool
-        of: Option<Of>,
+        of: Option<ListScope>,
     },
 }
 
@@ -256,7 +256,7 @@ async fn converged(
     deadline: Duration,
 ) -> Result<(), CliError> {
     let ends = Instant::now() + deadline;
-    let mut told = Told::default();
+    let mut reported = ReportedFailures::default();
     loop {
         let asked = client.get(paths::FLEET_STATUS_OF_LEADER).await.map_err(CliError::from);
         let status: FleetStatus = match asked {
@@ -275,7 +275,7 @@ async fn converged(
             if !old.iter().any(known) {
                 given_up(pool.last_failure.as_deref(), pool.last_failure_code.as_ref())?;
             }
-            told.tell(pool.last_failure.as_deref());
+            reported.report(pool.last_failure.as_deref());
         }
         if Instant::now() >= ends {
             let short = status.pools.iter().find(|pool| pool.ready_counts != pool.desired_counts);

@@ -4,7 +4,7 @@ use super::context::{Context, LeaseLength, explain_empty};
 use super::copying::Copying;
 use super::environment::Variables;
 use super::ssh;
-use super::values::{Of, Place};
+use super::values::{CopyEndpoint, ListScope};
 use crate::error::CliError;
 use crate::job;
 use crate::output::{self, Flow, Outcome};
@@ -37,7 +37,7 @@ pub enum Command {
     )]
     List {
         /// Only those of this tenant, or tenant/pool
-        of: Option<Of>,
+        of: Option<ListScope>,
     },
     /// Shows an instance
     #[command(after_help = "Examples:\n  mvm instance info ci/runners/i-0123abcd")]
@@ -108,9 +108,9 @@ pub enum Command {
     )]
     Cp {
         /// A local path, or tenant/pool/id:/path
-        from: Place,
+        from: CopyEndpoint,
         /// A local folder, or tenant/pool/id:/folder
-        to: Place,
+        to: CopyEndpoint,
         #[command(flatten)]
         copying: Copying,
     },
@@ -278,11 +278,11 @@ pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
 }
 
 /// Lists the instances of a node or a fleet.
-pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome {
+pub async fn list(context: &Context, client: &Client, of: Option<ListScope>) -> Outcome {
     let path = match &of {
         None => paths::INSTANCES.to_owned(),
-        Some(Of::Pool(pool)) => paths::pool_part(pool, "instances"),
-        Some(Of::Tenant(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
+        Some(ListScope::Pool(pool)) => paths::pool_part(pool, "instances"),
+        Some(ListScope::Tenant(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
     };
     let views: Vec<InstanceView> = client.list(&path).await?;
     if views.is_empty() {
@@ -331,14 +331,19 @@ async fn moved(
     output::say(context.format, &moved, &line)
 }
 
-async fn copy(context: &Context, from: &Place, to: &Place, copying: Copying) -> Outcome {
+async fn copy(
+    context: &Context,
+    from: &CopyEndpoint,
+    to: &CopyEndpoint,
+    copying: Copying,
+) -> Outcome {
     match (from, to) {
-        (Place::Guest(instance, path), Place::Local(folder)) => {
+        (CopyEndpoint::Guest(instance, path), CopyEndpoint::Local(folder)) => {
             let (client, folder) = (context.client()?, Path::new(folder));
             job::check_target(folder)?;
             session::get(&client, instance, path, folder, copying.rules()).await?;
         }
-        (Place::Local(path), Place::Guest(instance, folder)) => {
+        (CopyEndpoint::Local(path), CopyEndpoint::Guest(instance, folder)) => {
             if let Err(cause) = std::fs::metadata(path) {
                 return Err(CliError::file(format!("cannot read {path}: {cause}")));
             }

@@ -3,7 +3,7 @@
 use super::context::{Context, explain_empty};
 use super::copying::Copying;
 use super::environment::{Environment, Variables};
-use super::values::Of;
+use super::values::ListScope;
 use crate::error::CliError;
 use crate::job::{self, Input};
 use crate::output::{self, Outcome};
@@ -31,7 +31,7 @@ Examples:
     )]
     List {
         /// Only those of this tenant, or tenant/pool
-        of: Option<Of>,
+        of: Option<ListScope>,
         /// Only those in this state: queued, running, succeeded …
         #[arg(long)]
         state: Option<JobState>,
@@ -231,12 +231,12 @@ async fn artifacts(context: &Context, job: JobId, folder: &str, copying: Copying
     output::say_lines(context.format, &view.artifacts, &lines)
 }
 
-async fn list(context: &Context, of: Option<Of>, state: Option<JobState>) -> Outcome {
+async fn list(context: &Context, of: Option<ListScope>, state: Option<JobState>) -> Outcome {
     let mut query = Vec::new();
     match &of {
         None => {}
-        Some(Of::Tenant(tenant)) => query.push(format!("tenant={tenant}")),
-        Some(Of::Pool(pool)) => query.push(format!("pool={pool}")),
+        Some(ListScope::Tenant(tenant)) => query.push(format!("tenant={tenant}")),
+        Some(ListScope::Pool(pool)) => query.push(format!("pool={pool}")),
     }
     query.extend(state.map(|state| format!("state={state}")));
     let path = format!("{}?{}", jobs::JOBS, query.join("&"));

@@ -1,7 +1,7 @@
 //! `mvm lease`
 
 use super::context::{Context, explain_empty};
-use super::values::Of;
+use super::values::ListScope;
 use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Subcommand;
@@ -16,7 +16,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  mvm lease list\n  mvm lease list ci/runners -o json")]
     List {
         /// Only those of this tenant, or tenant/pool
-        of: Option<Of>,
+        of: Option<ListScope>,
     },
     /// Gives a lease another length, from now on
     #[command(
@@ -45,8 +45,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let mut leases: Vec<LeaseView> = client.list(paths::LEASES).await?;
             leases.retain(|view| match &of {
                 None => true,
-                Some(Of::Tenant(tenant)) => view.instance.pool.tenant == *tenant,
-                Some(Of::Pool(pool)) => view.instance.pool == *pool,
+                Some(ListScope::Tenant(tenant)) => view.instance.pool.tenant == *tenant,
+                Some(ListScope::Pool(pool)) => view.instance.pool == *pool,
             });
             if leases.is_empty() {
                 explain_empty(&client, of.as_ref()).await?;

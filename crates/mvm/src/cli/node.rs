@@ -1,6 +1,6 @@
 //! `mvm node`: the machines of a fleet.
 
-use super::ca::{self, Office};
+use super::ca::{self, SignerOptions};
 use super::context::Context;
 use super::values::{Address, Lifetime};
 use crate::error::CliError;
@@ -33,7 +33,7 @@ pub enum Command {
         #[arg(long, value_name = "HOST:PORT")]
         address: Vec<Address>,
         #[command(flatten)]
-        office: Office,
+        signer_options: SignerOptions,
     },
     /// Makes this machine a node
     #[command(
@@ -46,7 +46,7 @@ pub enum Command {
     )]
     List {
         #[command(flatten)]
-        office: Office,
+        signer_options: SignerOptions,
     },
     /// Has this machine leave its fleet: another one, or a fleet that was made anew, may take it.
     /// What it holds stays
@@ -60,7 +60,7 @@ pub enum Command {
         /// Its name
         name: Name,
         #[command(flatten)]
-        office: Office,
+        signer_options: SignerOptions,
     },
 }
 
@@ -101,10 +101,10 @@ impl Join {
 /// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     match command {
-        Command::Invite { name, ttl, address, office } => {
+        Command::Invite { name, ttl, address, signer_options } => {
             let addresses = address.iter().map(ToString::to_string).collect();
             let invite = Invite { name, ttl_s: ttl.millis() / 1000, addresses };
-            let invitation = office.invite(invite).await?;
+            let invitation = signer_options.invite(invite).await?;
             output::say(context.format, &invitation, &invitation.token)
         }
         Command::Join(join) => {
@@ -131,8 +131,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             );
             output::say(context.format, &serde_json::json!({ "node": name }), &line)
         }
-        Command::List { office } => {
-            let mut views = office.identities().await?;
+        Command::List { signer_options } => {
+            let mut views = signer_options.identities().await?;
             views.retain(|view| view.identity.role() == Role::Node);
             ca::list(context, &views)
         }
@@ -140,8 +140,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let done: serde_json::Value = context.agent()?.delete(paths::NODE_LEADER).await?;
             output::say(context.format, &done, "this machine is of no fleet any more")
         }
-        Command::Remove { name, office } => {
-            let list = office.revoke(Identity::Node(name.clone())).await?;
+        Command::Remove { name, signer_options } => {
+            let list = signer_options.revoke(Identity::Node(name.clone())).await?;
             output::say(context.format, &list, &format!("node {name} is let in nowhere"))
         }
     }

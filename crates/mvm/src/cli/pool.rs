@@ -1,7 +1,7 @@
 //! `mvm pool`
 
 use super::context::Context;
-use super::desired::Told;
+use super::desired::ReportedFailures;
 use super::expose;
 use super::flake::{absolute_flake, absolute_inputs};
 use super::progress::with_progress;
@@ -501,13 +501,13 @@ async fn converge(
     patience: Duration,
 ) -> Result<PoolView, CliError> {
     let deadline = Instant::now() + patience;
-    let mut told = Told::default();
+    let mut reported = ReportedFailures::default();
     loop {
         let view: PoolView = client.get(&paths::pool(pool)).await?;
         if Some(view.ready_counts) == view.desired_counts {
             return Ok(view);
         }
-        told.tell(view.last_failure.as_deref());
+        reported.report(view.last_failure.as_deref());
         if Instant::now() >= deadline {
             let why = view.last_failure.unwrap_or_else(|| "it is still at work".to_owned());
             let ready = view.ready_counts;

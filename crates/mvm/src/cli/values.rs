@@ -7,45 +7,45 @@ use std::str::FromStr;
 
 /// The tenant or pool that a list is limited to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum ListScope {
     /// `tenant`
     Tenant(Name),
     /// `tenant/pool`
     Pool(PoolRef),
 }
 
-impl FromStr for Of {
+impl FromStr for ListScope {
     type Err = Fault;
 
     fn from_str(text: &str) -> Result<Self, Fault> {
         match text.contains('/') {
-            true => text.parse().map(Of::Pool),
-            false => text.parse().map(Of::Tenant),
+            true => text.parse().map(ListScope::Pool),
+            false => text.parse().map(ListScope::Tenant),
         }
     }
 }
 
 /// A copy's source or target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum CopyEndpoint {
     /// A path on this machine.
     Local(String),
     /// `tenant/pool/id:/path`
     Guest(InstanceRef, String),
 }
 
-impl FromStr for Place {
+impl FromStr for CopyEndpoint {
     type Err = Fault;
 
     /// `a/b/i-…:path` is a path in an instance. Any other text, and what begins with `.` or `/`, is
     /// a local path.
     fn from_str(text: &str) -> Result<Self, Fault> {
-        let local = || Ok(Place::Local(text.to_owned()));
+        let local = || Ok(CopyEndpoint::Local(text.to_owned()));
         let Some((reference, path)) = text.split_once(':') else { return local() };
         let parts: Vec<&str> = reference.split('/').collect();
         match parts[..] {
             [tenant, _, id] if id.starts_with("i-") && !matches!(tenant, "" | "." | "..") => {
-                Ok(Place::Guest(reference.parse()?, path.to_owned()))
+                Ok(CopyEndpoint::Guest(reference.parse()?, path.to_owned()))
             }
             _ => local(),
         }
@@ -242,15 +242,16 @@ mod tests {
 
     #[test]
     fn a_place_is_in_an_instance_only_if_it_says_so() {
-        let guest = |text: &str| matches!(text.parse::<Place>(), Ok(Place::Guest(..)));
-        let local = |text: &str| matches!(text.parse::<Place>(), Ok(Place::Local(_)));
+        let guest =
+            |text: &str| matches!(text.parse::<CopyEndpoint>(), Ok(CopyEndpoint::Guest(..)));
+        let local = |text: &str| matches!(text.parse::<CopyEndpoint>(), Ok(CopyEndpoint::Local(_)));
         assert!(guest("ci/runners/i-0123abcd:/work"));
         assert!(guest("ci/runners/i-0123abcd:"));
         for text in ["src", "./src", "a:b", "/a/i-0123abcd:/x", "./a/i-0123abcd:x", "../a/i-b:x"] {
             assert!(local(text), "{text}");
         }
         for text in ["Ci/runners/i-0123abcd:/work", "ci/runners/i-xyz:/work"] {
-            assert!(text.parse::<Place>().is_err(), "{text}");
+            assert!(text.parse::<CopyEndpoint>().is_err(), "{text}");
         }
     }
 

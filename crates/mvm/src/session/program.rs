@@ -45,11 +45,11 @@ pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u
         waiting: client.waiting(),
         attached: false,
         printed: 0,
-        telling: Telling::new(words, run.interactive.then_some(pieces)),
+        messages: ProgramMessages::new(words, run.interactive.then_some(pieces)),
     };
     let connection = match session.begin().await? {
-        Begun::Runs(connection) => connection,
-        Begun::Never(status) => return Ok(status),
+        FirstReply::Runs(connection) => connection,
+        FirstReply::Never(status) => return Ok(status),
     };
     let _raw = if terminal { Raw::enter() } else { None };
     if run.interactive {
@@ -90,7 +90,7 @@ struct Session<'a> {
     attached: bool,
     /// The number of bytes of output that we have written.
     printed: u64,
-    telling: Telling,
+    messages: ProgramMessages,
 }
 
 /// A connection to the program.
@@ -101,7 +101,7 @@ struct Connection {
 }
 
 /// The outcome of the first request.
-enum Begun {
+enum FirstReply {
     Runs(Connection),
     /// The program does not exist or cannot be run. Holds the exit status that a shell has then.
     Never(u8),
@@ -118,10 +118,10 @@ enum End {
 impl Session<'_> {
     /// Starts the program. A request that was cut off is repeated where the guest keeps programs:
     /// the key ensures that the program is started once.
-    async fn begin(&mut self) -> Result<Begun, CliError> {
+    async fn begin(&mut self) -> Result<FirstReply, CliError> {
         loop {
             let problem = match self.ask().await {
-                Ok(connection) => return Ok(Begun::Runs(connection)),
+                Ok(connection) => return Ok(FirstReply::Runs(connection)),
                 Err(problem) => problem,
             };
             let status = match problem.code() {
@@ -131,7 +131,7 @@ impl Session<'_> {
             };
             if let Some(status) = status {
                 output::note(format_args!("mvm: {}", problem.detail()));
-                return Ok(Begun::Never(status));
+                return Ok(FirstReply::Never(status));
             }
             let safe = self.request.keep.is_some() && (!is_broken(&problem) || self.keeps().await);
             if !self.wait(&problem, safe).await {
@@ -230,13 +230,13 @@ impl Session<'_> {
     async fn talk(&mut self, connection: Connection) -> Result<End, CliError> {
         let Connection { stream, kept } = connection;
         let (from, mut to) = tokio::io::split(stream);
-        let (heard, hearing) = watch::channel(Heard::new(self.printed, kept));
+        let (heard, hearing) = watch::channel(Progress::new(self.printed, kept));
         let received = tokio::select! {
             received = self.client.while_there(receive(from, &mut self.printed, &heard)) => {
                 received.unwrap_or_else(|silent| Ok(End::Broke(silent.to_string())))
             }
             // The guest may still send on a connection that accepts no more data.
-            () = self.telling.tell(&mut to, hearing, kept.is_some()) => unreachable!("it goes on"),
+            () = self.messages.send_forever(&mut to, hearing, kept.is_some()) => unreachable!("it goes on"),
         };
         if received.is_err() && kept.is_some() {
             // This session cannot go on, so the program must not go on either.
@@ -258,16 +258,16 @@ pub fn is_broken(problem: &CliError) -> bool {
 
 /// The counts that the guest's frames give.
 #[derive(Clone, Copy)]
-struct Heard {
+struct Progress {
     /// The number of bytes of output that we have written.
     printed: u64,
     /// The number of bytes of input that the program has taken.
     taken: u64,
 }
 
-impl Heard {
-    fn new(printed: u64, kept: Option<ProgramPosition>) -> Heard {
-        Heard { printed, taken: kept.map_or(0, |kept| kept.input) }
+impl Progress {
+    fn new(printed: u64, kept: Option<ProgramPosition>) -> Progress {
+        Progress { printed, taken: kept.map_or(0, |kept| kept.input) }
     }
 }
 
@@ -275,7 +275,7 @@ impl Heard {
 async fn receive(
     mut from: ReadHalf<Stream>,
     printed: &mut u64,
-    heard: &watch::Sender<Heard>,
+    heard: &watch::Sender<Progress>,
 ) -> Result<End, CliError> {
     loop {
         match frame::read(&mut from).await {
@@ -298,7 +298,7 @@ async fn receive(
 }
 
 /// The messages to the program: signals, and our standard input.
-struct Telling {
+struct ProgramMessages {
     words: mpsc::Receiver<Frame>,
     /// The last signal sent; it may not have arrived.
     word: Option<Frame>,
@@ -314,28 +314,31 @@ struct Telling {
     acknowledged: u64,
 }
 
-impl Telling {
-    fn new(words: mpsc::Receiver<Frame>, input: Option<mpsc::Receiver<Vec<u8>>>) -> Telling {
+impl ProgramMessages {
+    fn new(
+        words: mpsc::Receiver<Frame>,
+        input: Option<mpsc::Receiver<Vec<u8>>>,
+    ) -> ProgramMessages {
         let (word, ahead) = Default::default();
-        Telling { words, word, input, over: false, ahead, taken: 0, acknowledged: 0 }
+        ProgramMessages { words, word, input, over: false, ahead, taken: 0, acknowledged: 0 }
     }
 
     /// Sends the messages over this connection, forever. What may not have arrived is sent again
     /// first.
-    async fn tell(
+    async fn send_forever(
         &mut self,
         to: &mut WriteHalf<Stream>,
-        hearing: watch::Receiver<Heard>,
+        hearing: watch::Receiver<Progress>,
         kept: bool,
     ) {
-        let _ = self.tell_while_it_lasts(to, hearing, kept).await;
+        let _ = self.send_while_connected(to, hearing, kept).await;
         std::future::pending::<()>().await;
     }
 
-    async fn tell_while_it_lasts(
+    async fn send_while_connected(
         &mut self,
         to: &mut (impl AsyncWrite + Unpin),
-        mut hearing: watch::Receiver<Heard>,
+        mut hearing: watch::Receiver<Progress>,
         kept: bool,
     ) -> mvm_guest::Result<()> {
         self.has_taken(hearing.borrow_and_update().taken);
@@ -369,7 +372,7 @@ impl Telling {
                     }
                 },
                 Ok(()) = hearing.changed() => {
-                    let Heard { printed, taken } = *hearing.borrow_and_update();
+                    let Progress { printed, taken } = *hearing.borrow_and_update();
                     self.has_taken(taken);
                     if kept && printed >= self.acknowledged + ACKNOWLEDGE {
                         self.acknowledged = printed;
@@ -409,17 +412,17 @@ async fn next(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn telling() -> Telling {
+    fn messages() -> ProgramMessages {
         let (_, words) = mpsc::channel(1);
-        Telling::new(words, None)
+        ProgramMessages::new(words, None)
     }
 
     /// Returns the first messages over a new connection.
-    async fn told(telling: &mut Telling, taken: u64) -> Vec<Frame> {
+    async fn sent(messages: &mut ProgramMessages, taken: u64) -> Vec<Frame> {
         let (mut near, mut far) = tokio::io::duplex(1 << 16);
-        let (_keep, hearing) = watch::channel(Heard { printed: 0, taken });
-        let telling = telling.tell_while_it_lasts(&mut near, hearing, true);
-        let _ = timeout(Duration::from_millis(100), telling).await;
+        let (_keep, hearing) = watch::channel(Progress { printed: 0, taken });
+        let messages = messages.send_while_connected(&mut near, hearing, true);
+        let _ = timeout(Duration::from_millis(100), messages).await;
         drop(near);
         let mut frames = Vec::new();
         while let Ok(Some(frame)) = frame::read(&mut far).await {
@@ -430,15 +433,15 @@ mod tests {
 
     #[tokio::test]
     async fn input_that_may_not_have_arrived_is_sent_again_and_no_other() {
-        let mut telling = telling();
-        telling.ahead = [b"abc".to_vec(), b"defg".to_vec()].into();
+        let mut messages = messages();
+        messages.ahead = [b"abc".to_vec(), b"defg".to_vec()].into();
         let stdin = |bytes: &[u8]| Frame::Stdin(bytes.to_vec());
-        assert_eq!(told(&mut telling, 0).await, [stdin(b"abc"), stdin(b"defg")]);
-        assert_eq!(told(&mut telling, 4).await, [stdin(b"efg")]);
-        telling.over = true;
-        telling.word = Some(Frame::Signal(2));
-        let all = told(&mut telling, 7).await;
+        assert_eq!(sent(&mut messages, 0).await, [stdin(b"abc"), stdin(b"defg")]);
+        assert_eq!(sent(&mut messages, 4).await, [stdin(b"efg")]);
+        messages.over = true;
+        messages.word = Some(Frame::Signal(2));
+        let all = sent(&mut messages, 7).await;
         assert_eq!(all, [Frame::StdinClosed, Frame::Signal(2)]);
-        assert_eq!(told(&mut telling, 7).await, [Frame::StdinClosed], "a signal is told once");
+        assert_eq!(sent(&mut messages, 7).await, [Frame::StdinClosed], "a signal is told once");
     }
 }

@@ -1,7 +1,7 @@
 //! Which faults can explain a call's duration or its error.
 
 use crate::clients::Call;
-use crate::plan::{Target, Trouble};
+use crate::plan::{PlannedFault, Target};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,26 +14,29 @@ const FELT: Duration = Duration::from_secs(20);
 const MARGIN: Duration = Duration::from_secs(15);
 
 /// The faults, and the node of each machine.
-pub struct Blame<'a> {
-    plan: &'a [Trouble],
+pub struct FaultTimeline<'a> {
+    plan: &'a [PlannedFault],
     nodes: BTreeMap<String, &'static str>,
 }
 
-impl Blame<'_> {
+impl FaultTimeline<'_> {
     /// Makes the account. `events` are those of each node, which name all of its machines.
-    pub fn new<'a>(plan: &'a [Trouble], events: &[(&'static str, String)]) -> Blame<'a> {
+    pub fn new<'a>(
+        plan: &'a [PlannedFault],
+        events: &[(&'static str, String)],
+    ) -> FaultTimeline<'a> {
         let mut nodes = BTreeMap::new();
         for (node, events) in events {
             nodes.extend(machines(events).map(|machine| (machine.to_owned(), *node)));
         }
-        Blame { plan, nodes }
+        FaultTimeline { plan, nodes }
     }
 
     /// Returns why the call has taken too long, if it has. A call may wait for as long as a client
     /// is patient plus the longest fault on its way, and hardly at all without a fault.
     pub fn too_long(&self, call: &Call) -> Option<String> {
         let (began, took) = (call.began(), call.took.as_secs_f64());
-        let longest = self.felt(began, call.ended).map(|trouble| trouble.lasts).max();
+        let longest = self.felt(began, call.ended).map(|fault| fault.lasts).max();
         if call.took > PATIENCE + longest.unwrap_or_default() + MARGIN {
             return Some(format!("it took {took:.0} s"));
         }
@@ -51,22 +54,22 @@ impl Blame<'_> {
         let Some(node) = of_machine.or_else(|| named().copied()) else {
             return Some("its error names neither its machine nor its node".to_owned());
         };
-        let hit = self.felt(from, to).any(|trouble| trouble.target == Target::Process(node));
+        let hit = self.felt(from, to).any(|fault| fault.target == Target::Process(node));
         (!hit).then(|| format!("nothing had happened to its node {node}"))
     }
 
     /// Returns the faults whose effects may last between these times.
-    fn felt(&self, from: Duration, to: Duration) -> impl Iterator<Item = &Trouble> {
-        self.plan.iter().filter(move |trouble| trouble.at <= to && trouble.ends() + FELT >= from)
+    fn felt(&self, from: Duration, to: Duration) -> impl Iterator<Item = &PlannedFault> {
+        self.plan.iter().filter(move |fault| fault.at <= to && fault.ends() + FELT >= from)
     }
 
     /// Returns how much of the time between these two is free of any fault's effects.
     fn quiet(&self, from: Duration, to: Duration) -> Duration {
         let (mut at, mut quiet) = (from, Duration::ZERO);
         // The faults are in the order of their beginnings.
-        for trouble in self.felt(from, to) {
-            quiet += trouble.at.saturating_sub(at);
-            at = at.max(trouble.ends() + FELT);
+        for fault in self.felt(from, to) {
+            quiet += fault.at.saturating_sub(at);
+            at = at.max(fault.ends() + FELT);
         }
         quiet + to.saturating_sub(at)
     }

@@ -1,6 +1,6 @@
 //! The checks at the end.
 
-use crate::blame::Blame;
+use crate::blame::FaultTimeline;
 use crate::clients::{Call, Job, given_twice, status_of, wrong};
 use crate::lab::{Lab, text};
 use crate::plan::{COORDINATORS, NODES};
@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// The violations, one per line.
-pub type Faults = Vec<String>;
+pub type Findings = Vec<String>;
 
 /// Errors that a client may get if its machine or its node went away during a job. Clients must ride
 /// out a moment without a leader, or with an unreachable node, without an error.
@@ -22,11 +22,11 @@ const ALLOWED: [&str; 4] =
 
 /// Checks that every call ended in time with its true result, or with a justified error that has a
 /// code.
-pub fn calls(calls: &[Call], blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Faults {
+pub fn calls(calls: &[Call], blame: &FaultTimeline<'_>, seen: &mut BTreeSet<String>) -> Findings {
     calls.iter().filter_map(|call| of_call(call, blame, seen)).collect()
 }
 
-fn of_call(call: &Call, blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Option<String> {
+fn of_call(call: &Call, blame: &FaultTimeline<'_>, seen: &mut BTreeSet<String>) -> Option<String> {
     let told = |what: String| Some(format!("{} {}: {what}: {}", call.what, call.id, call.stderr));
     if let Some(why) = blame.too_long(call) {
         return told(why);
@@ -54,8 +54,13 @@ fn of_call(call: &Call, blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Optio
 
 /// Checks that every submitted job is on one node, has ended, and has printed exactly the right
 /// output.
-pub fn jobs(lab: &Lab, jobs: &[Job], blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Faults {
-    let mut faults = Faults::new();
+pub fn jobs(
+    lab: &Lab,
+    jobs: &[Job],
+    blame: &FaultTimeline<'_>,
+    seen: &mut BTreeSet<String>,
+) -> Findings {
+    let mut faults = Findings::new();
     for Job { job, id, submitted, followed } in jobs {
         let info = lab.mvm("hub", &["job", "info", job, "-o", "json"]).output().expect("mvm");
         let Ok(info) = serde_json::from_slice::<Value>(&info.stdout) else {
@@ -86,7 +91,7 @@ pub fn jobs(lab: &Lab, jobs: &[Job], blame: &Blame<'_>, seen: &mut BTreeSet<Stri
 
 /// Waits until everything is in its desired state. Returns the violations that remain when the time
 /// is up.
-pub fn comes_to_rest(lab: &Lab, since: Instant, most: Duration) -> Faults {
+pub fn comes_to_rest(lab: &Lab, since: Instant, most: Duration) -> Findings {
     loop {
         let faults = at_rest(lab);
         let elapsed = since.elapsed();
@@ -103,8 +108,8 @@ pub fn comes_to_rest(lab: &Lab, since: Instant, most: Duration) -> Faults {
 }
 
 /// Returns the present violations.
-fn at_rest(lab: &Lab) -> Faults {
-    let mut faults = Faults::new();
+fn at_rest(lab: &Lab) -> Findings {
+    let mut faults = Findings::new();
     let mut on_nodes = BTreeSet::new();
     for node in NODES {
         let list = |words: &[&str]| parsed(lab.local(node, words).output().expect("mvm").stdout);

@@ -11,15 +11,15 @@ mod clients;
 mod guard;
 #[path = "../fleet/lab.rs"]
 mod lab;
+#[path = "../fleet/machine_faults.rs"]
+mod machine_faults;
 mod plan;
 mod seeds;
-#[path = "../fleet/trouble.rs"]
-mod trouble;
 
-use check::Faults;
+use check::Findings;
 use clients::Clients;
 use lab::{Engine, Kind, Lab, SIM, wait_for};
-use plan::{COORDINATORS, NODES, Target, Trouble, What};
+use plan::{COORDINATORS, FaultKind, NODES, PlannedFault, Target};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ fn trial(options: &Options) {
     let Options { seed, seconds, members, .. } = *options;
     eprintln!("chaos: seed {seed}, {seconds} s, etcd of {members}");
     let plan = plan::plan(seed, seconds, members);
-    plan.iter().for_each(|trouble| eprintln!("  {trouble}"));
+    plan.iter().for_each(|fault| eprintln!("  {fault}"));
     let faults = run(options, &plan);
     if !faults.is_empty() {
         let all = faults.join("\n  ");
@@ -140,7 +140,7 @@ impl Drop for Logs {
 }
 
 /// Runs the faults. Returns the violations at the end.
-fn run(options: &Options, plan: &[Trouble]) -> Faults {
+fn run(options: &Options, plan: &[PlannedFault]) -> Findings {
     let began = Instant::now();
     let mut lab = fleet(options.members);
     let to = format!("chaos-{}-{}", options.seed, options.members);
@@ -149,7 +149,7 @@ fn run(options: &Options, plan: &[Trouble]) -> Faults {
     let mut logs = Logs { from: lab.root.clone(), to, keep: true };
     eprintln!("chaos: set up in {:.1} s", began.elapsed().as_secs_f64());
     let clients = Clients::start(&lab.asker("hub"), &lab.root);
-    happen(&mut lab, plan, options.seconds);
+    inject(&mut lab, plan, options.seconds);
     let quiet = Instant::now();
     let account = clients.finish();
     eprintln!("chaos: the last call has ended after {:.1} s", quiet.elapsed().as_secs_f64());
@@ -165,7 +165,7 @@ fn run(options: &Options, plan: &[Trouble]) -> Faults {
             call.stderr
         );
     }
-    let blame = blame::Blame::new(plan, &NODES.map(|node| (node, events(&lab, node))));
+    let blame = blame::FaultTimeline::new(plan, &NODES.map(|node| (node, events(&lab, node))));
     let mut seen = Default::default();
     let mut faults = check::calls(&account.calls, &blame, &mut seen);
     faults.extend(check::jobs(&lab, &account.jobs, &blame, &mut seen));
@@ -190,49 +190,49 @@ fn events(lab: &Lab, node: &str) -> String {
 }
 
 /// Begins and ends each fault at its time.
-fn happen(lab: &mut Lab, plan: &[Trouble], seconds: u64) {
+fn inject(lab: &mut Lab, plan: &[PlannedFault], seconds: u64) {
     let began = Instant::now();
-    let beginnings = plan.iter().map(|trouble| (trouble.at, true, trouble));
-    let ends = plan.iter().map(|trouble| (trouble.ends(), false, trouble));
+    let beginnings = plan.iter().map(|fault| (fault.at, true, fault));
+    let ends = plan.iter().map(|fault| (fault.ends(), false, fault));
     let mut all: Vec<_> = beginnings.chain(ends).collect();
     all.sort_by_key(|(at, begins, _)| (*at, *begins));
-    for (at, begins, trouble) in all {
+    for (at, begins, fault) in all {
         std::thread::sleep(at.saturating_sub(began.elapsed()));
         let late = began.elapsed().saturating_sub(at);
         if late > Duration::from_secs(1) {
             eprintln!("  {:.1} s late", late.as_secs_f64());
         }
-        change(lab, trouble, begins);
+        change(lab, fault, begins);
     }
     std::thread::sleep(Duration::from_secs(seconds).saturating_sub(began.elapsed()));
 }
 
 /// Begins or ends a fault.
-fn change(lab: &mut Lab, trouble: &Trouble, begins: bool) {
-    match (trouble.target, trouble.what, begins) {
-        (Target::Process(name), What::Kill, true) => lab.kill(name),
-        (Target::Process(name), What::Kill, false) => lab.start_again(name),
-        (Target::Process(name), What::Stop, stop) => lab.hold_up(name, stop),
-        (Target::Process(name), What::Cut(way), true) => lab.cut(name, way),
-        (Target::Process(name), What::Cut(_), false) => lab.join(name),
-        (Target::Process(name), What::Clock(by), true) => lab.set_clock(name, by),
-        (Target::Process(name), What::Clock(_), false) => lab.set_clock(name, "+0"),
-        (Target::Process(_), What::Fill, _) => {}
-        (Target::Etcd(member), what, begins) => {
+fn change(lab: &mut Lab, fault: &PlannedFault, begins: bool) {
+    match (fault.target, fault.kind, begins) {
+        (Target::Process(name), FaultKind::Kill, true) => lab.kill(name),
+        (Target::Process(name), FaultKind::Kill, false) => lab.start_again(name),
+        (Target::Process(name), FaultKind::Stop, stop) => lab.hold_up(name, stop),
+        (Target::Process(name), FaultKind::Cut(way), true) => lab.cut(name, way),
+        (Target::Process(name), FaultKind::Cut(_), false) => lab.join(name),
+        (Target::Process(name), FaultKind::Clock(by), true) => lab.set_clock(name, by),
+        (Target::Process(name), FaultKind::Clock(_), false) => lab.set_clock(name, "+0"),
+        (Target::Process(_), FaultKind::Fill, _) => {}
+        (Target::Etcd(member), kind, begins) => {
             let etcd = lab.etcd.as_mut().expect("etcd");
-            match (what, begins) {
-                (What::Kill, true) => etcd.kill(member),
-                (What::Kill, false) => etcd.restart(member),
-                (What::Stop, true) => etcd.freeze(member),
-                (What::Stop, false) => etcd.thaw(member),
-                (What::Fill, true) => etcd.fill(member),
+            match (kind, begins) {
+                (FaultKind::Kill, true) => etcd.kill(member),
+                (FaultKind::Kill, false) => etcd.restart(member),
+                (FaultKind::Stop, true) => etcd.freeze(member),
+                (FaultKind::Stop, false) => etcd.thaw(member),
+                (FaultKind::Fill, true) => etcd.fill(member),
                 // The member may have ended by itself.
-                (What::Fill, false) => {
+                (FaultKind::Fill, false) => {
                     etcd.empty(member);
                     etcd.kill(member);
                     etcd.restart(member);
                 }
-                (What::Cut(_) | What::Clock(_), _) => {}
+                (FaultKind::Cut(_) | FaultKind::Clock(_), _) => {}
             }
         }
     }

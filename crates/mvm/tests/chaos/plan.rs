@@ -1,7 +1,7 @@
 //! The plan of faults, which is drawn from a seed before anything starts, so that the same seed
 //! always gives the same plan.
 
-use crate::trouble::Way;
+use crate::machine_faults::CutDirection;
 use std::fmt;
 use std::time::Duration;
 
@@ -28,13 +28,13 @@ pub enum Target {
 
 /// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FaultKind {
     /// The process is killed, and started again at the end.
     Kill,
     /// The process is stopped, and continued at the end.
     Stop,
     /// The machine is cut off from the others.
-    Cut(Way),
+    Cut(CutDirection),
     /// The clock is set wrong, and right at the end.
     Clock(&'static str),
     /// The disk is filled, and emptied at the end.
@@ -43,24 +43,24 @@ pub enum What {
 
 /// One fault, with a beginning and a length.
 #[derive(Clone, Copy, Debug)]
-pub struct Trouble {
+pub struct PlannedFault {
     pub target: Target,
-    pub what: What,
+    pub kind: FaultKind,
     /// When the fault begins, counted from the start of the clients.
     pub at: Duration,
     pub lasts: Duration,
 }
 
-impl Trouble {
+impl PlannedFault {
     pub fn ends(&self) -> Duration {
         self.at + self.lasts
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for PlannedFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
-        write!(f, "{at:6.1} s: {:?} {:?} for {lasts:.1} s", self.target, self.what)
+        write!(f, "{at:6.1} s: {:?} {:?} for {lasts:.1} s", self.target, self.kind)
     }
 }
 
@@ -94,41 +94,41 @@ impl Random {
 
 /// Returns the faults of `seconds` seconds, in the order of their beginnings. `members` is the
 /// number of etcd's members.
-pub fn plan(seed: u64, seconds: u64, members: usize) -> Vec<Trouble> {
+pub fn plan(seed: u64, seconds: u64, members: usize) -> Vec<PlannedFault> {
     let mut random = Random::new(seed);
-    let (mut all, mut at): (Vec<Trouble>, u64) = (Vec::new(), 1000);
+    let (mut all, mut at): (Vec<PlannedFault>, u64) = (Vec::new(), 1000);
     loop {
         at += random.between(PAUSE);
-        let (target, what, longest) = draw(&mut random, members);
+        let (target, kind, longest) = draw(&mut random, members);
         let lasts = random.between((500, longest));
         if at + longest > seconds * 1000 {
             return all;
         }
         let (at, lasts) = (Duration::from_millis(at), Duration::from_millis(lasts));
-        let open: Vec<&Trouble> = all.iter().filter(|trouble| trouble.ends() >= at).collect();
-        if open.len() < AT_ONCE && open.iter().all(|trouble| trouble.target != target) {
-            all.push(Trouble { target, what, at, lasts });
+        let open: Vec<&PlannedFault> = all.iter().filter(|fault| fault.ends() >= at).collect();
+        if open.len() < AT_ONCE && open.iter().all(|fault| fault.target != target) {
+            all.push(PlannedFault { target, kind, at, lasts });
         }
     }
 }
 
 /// Draws a target, a fault and its maximum length in ms.
-fn draw(random: &mut Random, members: usize) -> (Target, What, u64) {
-    let way = [Way::In, Way::Out, Way::Both];
+fn draw(random: &mut Random, members: usize) -> (Target, FaultKind, u64) {
+    let way = [CutDirection::In, CutDirection::Out, CutDirection::Both];
     let coordinator = Target::Process(random.one_of(&COORDINATORS));
     let node = Target::Process(random.one_of(&NODES));
     let member = Target::Etcd(random.between((0, members as u64 - 1)) as usize);
     match random.between((0, 19)) {
-        0..=4 => (coordinator, What::Kill, 6000),
-        5..=6 => (coordinator, What::Stop, 8000),
-        7..=8 => (coordinator, What::Cut(random.one_of(&way)), 8000),
-        9..=10 => (node, What::Kill, 6000),
-        11..=12 => (node, What::Stop, 5000),
-        13..=14 => (node, What::Cut(random.one_of(&way)), 8000),
-        15 => (coordinator, What::Clock(random.one_of(&STEPS)), 15_000),
-        16 => (node, What::Clock(random.one_of(&STEPS)), 15_000),
-        17 => (member, What::Kill, 4000),
-        18 => (member, What::Stop, 6000),
-        _ => (member, What::Fill, 6000),
+        0..=4 => (coordinator, FaultKind::Kill, 6000),
+        5..=6 => (coordinator, FaultKind::Stop, 8000),
+        7..=8 => (coordinator, FaultKind::Cut(random.one_of(&way)), 8000),
+        9..=10 => (node, FaultKind::Kill, 6000),
+        11..=12 => (node, FaultKind::Stop, 5000),
+        13..=14 => (node, FaultKind::Cut(random.one_of(&way)), 8000),
+        15 => (coordinator, FaultKind::Clock(random.one_of(&STEPS)), 15_000),
+        16 => (node, FaultKind::Clock(random.one_of(&STEPS)), 15_000),
+        17 => (member, FaultKind::Kill, 4000),
+        18 => (member, FaultKind::Stop, 6000),
+        _ => (member, FaultKind::Fill, 6000),
     }
 }

@@ -1,7 +1,7 @@
 //! Claims when a coordinator dies in the middle, and permissions.
 
 use crate::lab::{Engine, Lab, text, wait_for};
-use crate::trouble::Way;
+use crate::machine_faults::CutDirection;
 use serde_json::json;
 use std::process::Stdio;
 
@@ -49,7 +49,7 @@ fn a_claim_whose_client_is_gone_without_a_word_ends_by_itself() {
     lab.machine("n8");
     let mut client = begin(&lab, "n8");
     wait_for("the claim", || leases(&lab)[0]["held_by"] == "session");
-    lab.cut("n8", Way::Both);
+    lab.cut("n8", CutDirection::Both);
     wait_for("its end", || leases(&lab) == json!([]));
     client.kill().expect("kill");
     client.wait().expect("wait");

@@ -1,7 +1,7 @@
 //! The events of all nodes, as a coordinator reports them.
 
 use crate::lab::{Engine, Lab, wait_for};
-use crate::trouble::Way;
+use crate::machine_faults::CutDirection;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -47,7 +47,7 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
     wait_for("all of it to be heard", || heard(&lab));
     // The follower's link breaks, and events happen in the meantime through the nodes' own agents.
     for round in 0..2 {
-        lab.cut("c1", Way::Both);
+        lab.cut("c1", CutDirection::Both);
         for node in ["n1", "n2"] {
             for _ in 0..3 {
                 let words = ["run", "ci/runners", "--", "echo", "on"];

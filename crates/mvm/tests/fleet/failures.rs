@@ -2,7 +2,7 @@
 
 use crate::clients::{self, Clients};
 use crate::lab::{Engine, Kind, Lab, REAL, SIM, address, pool, text, wait_at_most, wait_for};
-use crate::trouble::Way;
+use crate::machine_faults::CutDirection;
 use crate::upgrade::{Machine, Steady};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -14,12 +14,12 @@ const SIMS: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 const REALS: [&str; 2] = ["n6", "n7"];
 
 /// A fault's name, and the function that causes it.
-type Trouble = (&'static str, fn(&mut Fleet));
+type Failure = (&'static str, fn(&mut Fleet));
 
 #[test]
 fn nothing_is_lost_and_nothing_is_given_twice() {
     let mut fleet = Fleet::new();
-    let trouble: [Trouble; 12] = [
+    let failures: [Failure; 12] = [
         ("leader killed", Fleet::leader_is_killed),
         ("etcd member killed", Fleet::etcd_member_is_killed),
         ("etcd quorum lost", Fleet::etcd_has_no_quorum),
@@ -33,10 +33,10 @@ fn nothing_is_lost_and_nothing_is_given_twice() {
         ("coordinators upgraded", Fleet::coordinators_are_upgraded),
         ("real nodes", Fleet::real_nodes_are_cut_and_killed),
     ];
-    for (what, happen) in trouble {
+    for (what, cause) in failures {
         let began = Instant::now();
         fleet.fault = began;
-        happen(&mut fleet);
+        cause(&mut fleet);
         let calls = fleet.clients.since(began);
         eprintln!(
             "== {what}: {:.1} s, {}",
@@ -192,7 +192,7 @@ impl Fleet {
 
     fn node_dies(&mut self) {
         self.lab.kill("n1");
-        self.lab.cut("n1", Way::Both);
+        self.lab.cut("n1", CutDirection::Both);
         self.lost("n1");
         self.converged();
         self.served();
@@ -205,8 +205,8 @@ impl Fleet {
     }
 
     fn links_are_cut_one_way(&mut self) {
-        self.lab.cut("n2", Way::In);
-        self.lab.cut("n4", Way::Out);
+        self.lab.cut("n2", CutDirection::In);
+        self.lab.cut("n4", CutDirection::Out);
         self.lost("n2");
         self.lost("n4");
         self.ended();
@@ -221,7 +221,7 @@ impl Fleet {
 
     fn leader_hears_nobody(&mut self) {
         let leader = self.leader();
-        self.lab.cut(leader, Way::In);
+        self.lab.cut(leader, CutDirection::In);
         self.another_leads(leader);
         self.ended();
         self.served();
@@ -314,7 +314,7 @@ impl Fleet {
     fn real_nodes_are_cut_and_killed(&mut self) {
         let machines = ["n6", "n7"].map(|node| Machine::take(&self.lab, node));
         self.lab.kill("n6");
-        self.lab.cut("n7", Way::Both);
+        self.lab.cut("n7", CutDirection::Both);
         self.lost("n6");
         self.lost("n7");
         self.lab.node("n6");

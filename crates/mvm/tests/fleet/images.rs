@@ -2,7 +2,7 @@
 //! interrupted, and from a node whose copy is damaged.
 
 use crate::lab::{Engine, Kind, Lab, SIM, address, pool, run, text, wait_for};
-use crate::trouble::Way;
+use crate::machine_faults::CutDirection;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -38,7 +38,7 @@ fn a_transfer_goes_on_where_it_was_cut_off(lab: &Lab, images: &Images<'_>) {
     let begun = images.path("n2", &format!(".incoming-{}/vmlinux.partial", images.digest));
     let there = || std::fs::metadata(&begun).map_or(0, |file| file.len());
     wait_for("some of it", || there() > 2 << 20);
-    lab.cut("n1", Way::Out);
+    lab.cut("n1", CutDirection::Out);
     let refused = images.refused(cut_off);
     assert!(["connection_broken", "agent_unreachable"].contains(&&*refused), "{refused}");
     let there = there();

@@ -122,7 +122,7 @@ fn a_template_is_prewarmed_and_a_command_that_fails_is_told() {
 
 #[test]
 fn an_agent_killed_while_it_makes_or_clones_a_template_leaves_nothing() {
-    let lab = Lab::new("mould");
+    let lab = Lab::new("builder");
     lab.tenant_and_unbuilt_pool("ci", "42");
     let build = ["pool", "build", "ci/small", "--override-input", &crate::lab::nixpkgs()];
     // The first build fails to make a template, so that the builds after it only make the template.
@@ -135,7 +135,7 @@ fn an_agent_killed_while_it_makes_or_clones_a_template_leaves_nothing() {
         std::thread::sleep(std::time::Duration::from_millis(delay));
         lab.kill_agent();
         begun.wait().expect("wait");
-        wait_for("the mould to be gone", || {
+        wait_for("the template's builder to be gone", || {
             lab.json(&["instance", "list"]) == Value::Array(vec![])
         });
         assert_eq!(lab.machines(), 0, "after {delay} ms");

@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// The direction in which a link is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum CutDirection {
     /// The machine receives nothing.
     In,
     /// Nobody receives anything from the machine.
@@ -20,7 +20,7 @@ pub enum Way {
 impl Lab {
     /// Cuts a machine off from all others, in one direction or both: packets are dropped without a
     /// message.
-    pub fn cut(&self, machine: &str, way: Way) {
+    pub fn cut(&self, machine: &str, way: CutDirection) {
         let drop = |hook: &str, eth: &str| {
             format!(
                 "add chain inet lab {hook} {{ type filter hook {hook} priority -400; }}\n\
@@ -28,10 +28,10 @@ impl Lab {
             )
         };
         let mut rules = "add table inet lab\n".to_owned();
-        if way != Way::Out {
+        if way != CutDirection::Out {
             rules.push_str(&drop("input", "iifname"));
         }
-        if way != Way::In {
+        if way != CutDirection::In {
             rules.push_str(&drop("output", "oifname"));
         }
         let mut nft = self.inside(machine, "nft");
