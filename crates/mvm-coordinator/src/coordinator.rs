@@ -50,7 +50,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_answered_before_the_store_is_read() {
-        let fleet = lonely().await;
+        let fleet = lonely();
         let mut asked = std::pin::pin!(fleet.lifecycle.readiness.wait());
         for prefix in READ {
             assert!(asked.as_mut().now_or_never().is_none(), "{prefix} is not read yet");

@@ -118,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_that_cannot_be_read_keeps_nobody_from_leading() {
-        let fleet = lonely().await;
+        let fleet = lonely();
         for key in ["node-1", "Not a name"] {
             let share = put(format!("{SHARES}{key}"), &"not a share", Expect::Any);
             let claim = put(format!("{CLAIMS}{key}"), &"not a claim", Expect::Any);
@@ -137,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_asked_to_end_leaves_no_leader_behind() {
-        let fleet = lonely().await;
+        let fleet = lonely();
         let working = tokio::spawn({
             let fleet = fleet.clone();
             async move { crate::run(&fleet).await }

@@ -236,12 +236,12 @@ pub(crate) mod tests {
     }
 
     /// Returns a coordinator without nodes that does nothing.
-    pub async fn lonely() -> Arc<ClusterState> {
-        lonely_with(Arc::new(Nowhere)).await
+    pub fn lonely() -> Arc<ClusterState> {
+        lonely_with(Arc::new(Nowhere))
     }
 
     /// Returns a coordinator that does nothing and reaches nodes by this connector.
-    pub async fn lonely_with(connector: Arc<dyn Connector>) -> Arc<ClusterState> {
+    pub fn lonely_with(connector: Arc<dyn Connector>) -> Arc<ClusterState> {
         let store = mvm_store::SqliteStore::in_memory().expect("a store");
         one_of_several(Arc::new(store), connector, Clock::system())
     }

@@ -194,7 +194,7 @@ mod tests {
     }
 
     async fn leading() -> (Arc<ClusterState>, Writer) {
-        let fleet = lonely().await;
+        let fleet = lonely();
         let election = mvm_store::Election::new(fleet.store.clone(), "leader");
         let leadership = election.campaign(b"{}", Duration::from_secs(600)).await.expect("elected");
         let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));

@@ -75,7 +75,7 @@ pub struct Network {
 impl Network {
     /// Opens the network namespace that the process is in, for the owner with this id (four
     /// hexadecimal digits).
-    pub async fn open(owner: &str) -> Result<Network> {
+    pub fn open(owner: &str) -> Result<Network> {
         let (netlink, firewall) = (Netlink::open()?, Firewall::open(owner)?);
         let (sizes, overlaps) = (Mutex::default(), Mutex::default());
         Ok(Network { marks: Marks::new(owner), netlink, firewall, sizes, overlaps })

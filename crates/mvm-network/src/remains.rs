@@ -49,7 +49,7 @@ impl Remains {
 
     /// Removes all links and tables of this owner.
     pub async fn remove(owner: &str) -> Result<()> {
-        Network::open(owner).await?.clear().await
+        Network::open(owner)?.clear().await
     }
 }
 

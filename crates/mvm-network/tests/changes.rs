@@ -81,15 +81,14 @@ fn rules() -> Ruleset {
     Ruleset { tenants: vec![tenant], ..Ruleset::default() }
 }
 
-async fn agent(root: &std::path::Path) -> Network {
-    Network::open(OWNER).await.expect("open").of_root(root)
+fn agent(root: &std::path::Path) -> Network {
+    Network::open(OWNER).expect("open").of_root(root)
 }
 
 #[test]
 fn rules_that_went_while_no_agent_ran_are_told_by_the_next() {
     in_a_lab("gone", async |root| {
-        let restored = async |root: &std::path::Path| match agent(root).await.apply(&rules()).await
-        {
+        let restored = async |root: &std::path::Path| match agent(root).apply(&rules()).await {
             Ok(Applied::Restored(lost)) => lost.join(", "),
             outcome => format!("{outcome:?}"),
         };
@@ -112,7 +111,7 @@ fn rules_that_went_while_no_agent_ran_are_told_by_the_next() {
         std::fs::remove_file(root.join("walls")).expect("removed");
         run("nft flush ruleset");
         assert_eq!(restored(&root).await, changed);
-        agent(&root).await.clear().await.expect("clear");
+        agent(&root).clear().await.expect("clear");
         assert!(!root.join("walls").exists());
         assert_eq!(restored(&root).await, changed, "they were removed by ourselves");
     });
@@ -121,7 +120,7 @@ fn rules_that_went_while_no_agent_ran_are_told_by_the_next() {
 #[test]
 fn what_somebody_changes_of_links_is_named_and_put_back() {
     in_a_lab("links", async |root| {
-        let network = agent(&root).await;
+        let network = agent(&root);
         // The host's setting for new links.
         set("ipv4/ip_forward", "1");
         set("ipv4/conf/default/forwarding", "0");
@@ -191,7 +190,7 @@ fn a_table_that_another_process_holds_is_told_so() {
             assert!(holder.try_wait().expect("nft").is_none(), "it has ended");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        let error = agent(&root).await.apply(&rules()).await.expect_err("it is held");
+        let error = agent(&root).apply(&rules()).await.expect_err("it is held");
         let said = error.to_string();
         assert!(
             said.contains(&format!("another process holds the table inet mvm_{OWNER}")),
@@ -200,7 +199,7 @@ fn a_table_that_another_process_holds_is_told_so() {
         assert!(said.contains("owner flag") && !said.contains("CAP_NET_ADMIN"), "{said}");
         drop(words);
         holder.wait().expect("nft");
-        agent(&root).await.apply(&rules()).await.expect("nobody holds it");
+        agent(&root).apply(&rules()).await.expect("nobody holds it");
     });
 }
 

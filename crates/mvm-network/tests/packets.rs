@@ -164,11 +164,11 @@ fn tenant(number: u16, taps: &[&TapRules]) -> TenantRules {
 fn apply(lab: &Lab, rules: Ruleset) {
     lab.within("host", move || {
         block_on(async move {
-            let network = Network::open(OWNER).await.expect("open");
+            let network = Network::open(OWNER).expect("open");
             for _ in 0..2 {
                 network.apply(&rules).await.expect("apply");
             }
-            Network::open(OWNER).await.expect("open").apply(&rules).await.expect("apply anew");
+            Network::open(OWNER).expect("open").apply(&rules).await.expect("apply anew");
         });
     });
 }
@@ -187,7 +187,7 @@ fn packets_go_where_they_may_and_nowhere_else() {
     let mut lab = Lab::new();
     lab.within("host", || {
         block_on(async {
-            let network = Network::open(OWNER).await.expect("open");
+            let network = Network::open(OWNER).expect("open");
             for number in [1, 2] {
                 let gateway = format!("10.81.{number}.1/24").parse().expect("gateway");
                 let name = Network::bridge_name(OWNER, number);
@@ -254,13 +254,13 @@ fn packets_go_where_they_may_and_nowhere_else() {
     faulty.mac = "} drop".to_owned();
     let bad = rules(vec![tenant(1, &[&faulty])]);
     let refused = lab.within("host", move || {
-        block_on(async { Network::open(OWNER).await.expect("open").apply(&bad).await })
+        block_on(async { Network::open(OWNER).expect("open").apply(&bad).await })
     });
     assert_eq!(refused.expect_err("refused").code(), Code::NftRefused);
     assert_eq!(lab.call("one", &outside(7000)), from("192.0.2.1"));
 
     let tables = lab.within("host", || {
-        block_on(async { Network::open(OWNER).await.expect("open").clear().await.expect("clear") });
+        block_on(async { Network::open(OWNER).expect("open").clear().await.expect("clear") });
         Command::new("nft").args(["list", "tables"]).output().expect("nft").stdout
     });
     assert!(!String::from_utf8_lossy(&tables).contains("mvm_"), "nothing is left");

@@ -53,7 +53,7 @@ impl Caches {
         self.state_dir.caches_of(pool).join(name)
     }
 
-    async fn pool_cache(&self, pool: &PoolRef, name: &Name) -> Result<CacheDisk> {
+    fn pool_cache(&self, pool: &PoolRef, name: &Name) -> Result<CacheDisk> {
         self.records.read(|world| {
             let found = world.pool(pool)?.caches.iter().find(|disk| disk.cache.name == *name);
             found.cloned().ok_or_else(|| no_cache(pool, name))
@@ -65,12 +65,12 @@ impl Caches {
     async fn fill_cache(&self, pool: &PoolRef, name: &Name, to: &Path) -> Result<CacheDisk> {
         let mut last = None;
         for _ in 0..TRIES {
-            let disk = self.pool_cache(pool, name).await?;
+            let disk = self.pool_cache(pool, name)?;
             match self.copy_cache(pool, &disk, to).await {
                 Ok(()) => return Ok(disk),
                 Err(error) => last = Some(error),
             }
-            if self.pool_cache(pool, name).await?.has_content_of(&disk) {
+            if self.pool_cache(pool, name)?.has_content_of(&disk) {
                 break;
             }
         }
@@ -131,7 +131,7 @@ impl Caches {
         let instance = self.records.read(|world| world.by_id(id).cloned())?;
         for (index, disk) in instance.caches.iter().enumerate() {
             let cache = &disk.cache;
-            let wanted = self.pool_cache(&instance.pool, &cache.name).await?;
+            let wanted = self.pool_cache(&instance.pool, &cache.name)?;
             // From now on the copy is the job's own, whatever happens to it.
             self.note_content(id, index, None).await?;
             if !disk.has_content_of(&wanted) {
@@ -195,7 +195,7 @@ impl Caches {
         let cache = &instance.caches[index].cache;
         // One commit at a time, since each has a generation of its own.
         let _turn = self.turn.lock().await;
-        let mut disk = self.pool_cache(&instance.pool, name).await?;
+        let mut disk = self.pool_cache(&instance.pool, name)?;
         if disk.cache.size_mib != cache.size_mib {
             let (pool, name) = (instance.pool.clone(), name.clone());
             return Err(PoolError::CacheResized { pool, name }.into());

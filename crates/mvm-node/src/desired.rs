@@ -143,7 +143,7 @@ async fn perform_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()> {
     let mut outcome = Ok(());
     // The tenants and pools whose later steps depend on a failed one.
     let mut failed: BTreeSet<(Name, Option<PoolRef>)> = BTreeSet::new();
-    for step in desired.steps_of(in_force).await? {
+    for step in desired.steps_of(in_force)? {
         let (whole, own) =
             ((step.tenant().clone(), None), (step.tenant().clone(), step.pool().cloned()));
         if failed.contains(&whole) || failed.contains(&own) {
@@ -203,7 +203,7 @@ impl Desired {
     }
 
     /// Returns the node's present state as a document.
-    pub(crate) async fn now(&self) -> Result<DesiredState> {
+    pub(crate) fn now(&self) -> Result<DesiredState> {
         let node_id = self.host.node_id()?;
         let document =
             |world: &RecordSet| DesiredState::of(node_id, world.tenants.values(), &world.pools);
@@ -212,7 +212,7 @@ impl Desired {
 
     /// Returns the steps that a document needs. Refuses another node's document, and one that this
     /// node cannot hold.
-    pub(crate) async fn steps(&self, document: &DesiredState, prune: bool) -> Result<Vec<Step>> {
+    pub(crate) fn steps(&self, document: &DesiredState, prune: bool) -> Result<Vec<Step>> {
         if let Some(ours) = self.host.given_name().filter(|ours| **ours != document.node_id) {
             let message = format!("the document is for node {}, this is {ours}", document.node_id);
             return Err(Fault::new(Code::Conflict, message).at("$.node_id").into());
@@ -221,8 +221,8 @@ impl Desired {
     }
 
     /// Returns the remaining steps of the document in force.
-    async fn steps_of(&self, in_force: &InForce) -> Result<Vec<Step>> {
-        let mut steps = self.steps(&in_force.document, in_force.prune).await?;
+    fn steps_of(&self, in_force: &InForce) -> Result<Vec<Step>> {
+        let mut steps = self.steps(&in_force.document, in_force.prune)?;
         if let Some(owned) = &in_force.fleet {
             steps.retain(|step| owned.takes(step));
         }
@@ -241,7 +241,7 @@ impl Desired {
         // The document is checked now, so that the coordinator gets the error.
         document.settled()?;
         self.host.admit_shapes(&document)?;
-        self.steps(&document, true).await?;
+        self.steps(&document, true)?;
         self.records
             .change(|world, changes| {
                 let mut owned =
@@ -276,7 +276,7 @@ impl Desired {
         document.settled()?;
         self.host.admit_shapes(&document)?;
         document.admit_machines()?;
-        let steps = self.steps(&document, prune).await?;
+        let steps = self.steps(&document, prune)?;
         self.records
             .change(|_, changes| {
                 changes.put_desired(InForce { document, prune, hold, fleet: None });
@@ -289,10 +289,10 @@ impl Desired {
     }
 
     /// Returns the progress towards the document in force.
-    pub(crate) async fn status(&self) -> DesiredStatus {
+    pub(crate) fn status(&self) -> DesiredStatus {
         let in_force = self.records.read(|world| world.desired.clone());
         let pending = match &in_force {
-            Some(it) => self.steps_of(it).await.unwrap_or_default(),
+            Some(it) => self.steps_of(it).unwrap_or_default(),
             None => Vec::new(),
         };
         let progress = self.progress(|p| p.clone());

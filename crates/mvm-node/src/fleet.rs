@@ -152,7 +152,7 @@ impl Fleet {
     /// the new leader. Returns the claims.
     pub(crate) async fn led(&self, leader: &Leader) -> Result<Vec<HeldClaim>> {
         self.follow_leader(leader).await?;
-        let held = self.claims().await;
+        let held = self.claims();
         held.iter().for_each(|claim| self.holders.renew(claim.id));
         Ok(held)
     }
@@ -179,7 +179,7 @@ impl Fleet {
     }
 
     /// Returns the claims of the fleet that have a lease here.
-    pub(crate) async fn claims(&self) -> Vec<HeldClaim> {
+    pub(crate) fn claims(&self) -> Vec<HeldClaim> {
         let held = |lease: &Lease, instance| HeldClaim {
             id: lease.id,
             instance,

@@ -37,8 +37,8 @@ impl FleetStatus {
     }
 
     /// Returns the node's status.
-    pub(crate) async fn report(&self) -> Result<NodeStatus> {
-        let desired = self.desired.status().await;
+    pub(crate) fn report(&self) -> Result<NodeStatus> {
+        let desired = self.desired.status();
         let images = self.images.on_disk()?;
         let (pools, document) = self.records.read(|world| {
             let mut jobs: BTreeMap<&PoolRef, (u32, u32)> = BTreeMap::new();

@@ -66,7 +66,7 @@ impl InstanceViews {
     }
 
     /// Returns the present view of the instance, with its process.
-    pub(crate) async fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
+    pub(crate) fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
         let (instance, until, next) = self.records.read(|world| {
             let instance = world.instance(reference)?;
             let (pool, idle) = (world.pool(&instance.pool)?, self.idle.since(instance.id));

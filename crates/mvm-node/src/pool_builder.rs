@@ -83,7 +83,7 @@ impl PoolBuilder {
     }
 
     /// Cancels the builds of a pool's image that are under way.
-    pub async fn cancel(&self, reference: &PoolRef) -> Result<()> {
+    pub fn cancel(&self, reference: &PoolRef) -> Result<()> {
         self.records.read(|world| world.pool(reference).map(drop))?;
         match self.builds.cancel(reference) {
             true => Ok(()),

@@ -175,7 +175,7 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
     let own = credentials
         .as_ref()
         .map(|credentials| credentials.credential().facts.identity.name().clone());
-    let network = Network::open(root.short_id()).await?.of_root(root.path());
+    let network = Network::open(root.short_id())?.of_root(root.path());
     let node = options.node;
     let parts = AgentParts {
         state_dir: root,

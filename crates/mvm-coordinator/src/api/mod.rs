@@ -141,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_route_is_in_the_table() {
-        let fleet = crate::state::tests::lonely().await;
+        let fleet = crate::state::tests::lonely();
         let signers = mvm_api::routes::ROUTES.iter().filter(|r| r.is_of(Server::Signer));
         let signers: Vec<String> =
             signers.map(|route| format!("{} {} ", route.method, route.path)).collect();
@@ -156,7 +156,7 @@ mod tests {
     /// are passed on to a node, which checks it itself.
     #[tokio::test]
     async fn every_create_of_the_table_honours_its_key() {
-        let fleet = crate::state::tests::lonely().await;
+        let fleet = crate::state::tests::lonely();
         let app = routes().once(once(&fleet)).merge(passed()).into_router();
         let clock = fleet.clock().clone();
         let app = guard(app.with_state(fleet.clone()), Server::Coordinator, clock.clone());

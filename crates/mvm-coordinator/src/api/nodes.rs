@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_on_the_network_is_refused_by_a_coordinator_without_an_identity() {
-        let fleet = lonely_with(Arc::new(Network { credentials: None })).await;
+        let fleet = lonely_with(Arc::new(Network { credentials: None }));
         let add = async |address: &str| {
             let node_id = "n1".parse().expect("a name");
             let body = Body(RegisterNode { node_id, address: address.to_owned() });

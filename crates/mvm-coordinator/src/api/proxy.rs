@@ -297,7 +297,7 @@ mod tests {
         let socket = folder.path().join("c2.sock");
         // The kernel accepts the connection, and nothing ever answers.
         let _hangs = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
-        let fleet = lonely_with(Arc::new(Here)).await;
+        let fleet = lonely_with(Arc::new(Here));
         fleet.leadership.set_leader(leader("c2", &socket.display().to_string()));
         let request = Request::put("/v1/fleet").body("{}".into()).expect("a request");
         let of = fleet.clone();

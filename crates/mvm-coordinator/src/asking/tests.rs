@@ -113,7 +113,7 @@ fn record() -> ClaimRecord {
 
 /// Returns a coordinator that leads, with a node that it reaches or not.
 async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<ClusterState>, Arc<Lead>) {
-    let fleet = lonely().await;
+    let fleet = lonely();
     let election = mvm_store::Election::new(fleet.store.clone(), "leader");
     let leadership = election.campaign(b"{}", Duration::from_secs(600)).await.expect("elected");
     let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));

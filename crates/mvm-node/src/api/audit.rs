@@ -83,7 +83,7 @@ pub async fn show(
     Query(options): Query<Follow>,
 ) -> Result<HttpBody, Refusal> {
     let files = agent.base.audit.files(&log);
-    let live = files.is_empty() && options.follow && is_log_to_come(&agent, &log).await;
+    let live = files.is_empty() && options.follow && is_log_to_come(&agent, &log);
     if files.is_empty() && !live || !may_read(&peer, &log) {
         return Err(no_log(&log).into());
     }
@@ -98,10 +98,9 @@ pub async fn show(
 }
 
 /// Returns whether this is the log of a tenant that has no record yet.
-async fn is_log_to_come(agent: &Agent, log: &str) -> bool {
+fn is_log_to_come(agent: &Agent, log: &str) -> bool {
     let tenant: Option<Name> = log.parse().ok();
-    log == mvm_model::audit::NODE_LOG
-        || agent.base.auditor.known_tenant(tenant.as_ref()).await.is_some()
+    log == mvm_model::audit::NODE_LOG || agent.base.auditor.known_tenant(tenant.as_ref()).is_some()
 }
 
 /// Reads the files of a log, one after the other.
@@ -171,7 +170,7 @@ pub async fn layer(
     let request_id = request.extensions().get::<RequestId>();
     let asked = request_id.map(|RequestId(id)| id.clone());
     let params: Vec<(String, String)> = params.iter().flatten().map(owned).collect();
-    let (tenant, entry) = describe(&agent, &method, matched.as_str(), &params).await;
+    let (tenant, entry) = describe(&agent, &method, matched.as_str(), &params);
     let act = match Act::begin(
         &agent.base.audit,
         tenant.as_ref(),
@@ -207,7 +206,7 @@ fn outcome(response: &Response) -> String {
 }
 
 /// Returns what a call is about, and the tenant whose log records it.
-async fn describe(
+fn describe(
     agent: &Agent,
     method: &Method,
     path: &str,
@@ -247,5 +246,5 @@ async fn describe(
             tenant = Some(instance.pool.tenant);
         }
     }
-    (agent.base.auditor.known_tenant(tenant.as_ref()).await, entry)
+    (agent.base.auditor.known_tenant(tenant.as_ref()), entry)
 }

@@ -7,11 +7,11 @@ use mvm_api::types::{ApplyDesired, DesiredPlan, DesiredStatus};
 use mvm_model::desired::DesiredState;
 
 pub async fn show(State(agent): Shared) -> Answer<DesiredState> {
-    Ok(Json(agent.steering.desired.now().await?))
+    Ok(Json(agent.steering.desired.now()?))
 }
 
 pub async fn status(State(agent): Shared) -> Json<DesiredStatus> {
-    Json(agent.steering.desired.status().await)
+    Json(agent.steering.desired.status())
 }
 
 pub async fn apply(State(agent): Shared, Body(body): Body<ApplyDesired>) -> Answer<DesiredPlan> {
@@ -20,7 +20,7 @@ pub async fn apply(State(agent): Shared, Body(body): Body<ApplyDesired>) -> Answ
     agent.supplies.host.admit_shapes(&document)?;
     document.admit_machines()?;
     let steps = match dry_run {
-        true => agent.steering.desired.steps(&document, prune).await?,
+        true => agent.steering.desired.steps(&document, prune)?,
         false => agent.steering.desired.apply(document, prune, false).await?,
     };
     Ok(Json(DesiredPlan { steps, dry_run }))

@@ -11,7 +11,7 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<ExposeView> {
-    let mut views = agent.work.exposes.list().await;
+    let mut views = agent.work.exposes.list();
     views.retain(|view| peer.sees(&view.tenant_id));
     Ok(page.of(views))
 }

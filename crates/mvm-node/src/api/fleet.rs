@@ -36,7 +36,7 @@ pub fn routes() -> Routes<Arc<Agent>> {
 }
 
 async fn status(State(agent): Shared) -> Answer<NodeStatus> {
-    Ok(Json(agent.steering.fleet_status.report().await?))
+    Ok(Json(agent.steering.fleet_status.report()?))
 }
 
 /// Sends the reports of one watch: `status` if the status has changed since the last one, otherwise
@@ -58,7 +58,7 @@ async fn watch(
             tokio::time::sleep(GATHER).await;
             reporter.seen.mark_unchanged();
         }
-        let status = reporter.agent.steering.fleet_status.report().await.ok()?;
+        let status = reporter.agent.steering.fleet_status.report().ok()?;
         let text = serde_json::to_string(&status).ok()?;
         let event = match text == reporter.last_sent {
             true => Event::default().event("beat").data("{}"),

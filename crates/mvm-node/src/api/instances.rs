@@ -41,7 +41,7 @@ pub async fn list(
         };
         page.of(world.instances.values().filter(wanted).map(|i| i.reference()))
     });
-    Ok(show_all(&agent, references).await)
+    Ok(show_all(&agent, references))
 }
 
 pub async fn list_of_pool(
@@ -54,20 +54,20 @@ pub async fn list_of_pool(
         world.pool(&pool)?;
         Ok::<_, Error>(page.of(world.of_pool(&pool).map(|i| i.reference())))
     })?;
-    Ok(show_all(&agent, references).await)
+    Ok(show_all(&agent, references))
 }
 
-async fn show_all(agent: &Agent, page: List<InstanceRef>) -> List<InstanceView> {
+fn show_all(agent: &Agent, page: List<InstanceRef>) -> List<InstanceView> {
     let mut items = Vec::with_capacity(page.items.len());
     for reference in page.items {
         // An instance that was destroyed meanwhile is left out.
-        items.extend(agent.views.instances.show(&reference).await.ok());
+        items.extend(agent.views.instances.show(&reference).ok());
     }
     List { items, next: page.next }
 }
 
 pub async fn show(State(agent): Shared, Path(at): InInstance) -> Answer<InstanceView> {
-    Ok(Json(agent.views.instances.show(&reference(at)?).await?))
+    Ok(Json(agent.views.instances.show(&reference(at)?)?))
 }
 
 pub async fn create(
@@ -87,7 +87,7 @@ pub async fn create(
             }
             false => agent.lifecycle.transitions.create(&pool, None).await?,
         };
-        agent.views.instances.show(&instance.reference()).await
+        agent.views.instances.show(&instance.reference())
     })
     .await?;
     Ok(Json(view))
@@ -150,7 +150,7 @@ pub async fn sleep(
     let mut answer = put(agent.clone(), reference.clone(), to, peer.holder()).await?;
     if options.linger == Some(false) {
         agent.lifecycle.lingering.end(reference.id).await;
-        answer.0.instance = agent.views.instances.show(&reference).await?;
+        answer.0.instance = agent.views.instances.show(&reference)?;
     }
     Ok(answer)
 }
@@ -178,7 +178,7 @@ async fn hold(
     let moved = detached(async move {
         let began = Instant::now();
         let from = agent.work.leases.take(&reference, &request).await?;
-        moved(&agent, &reference, from, began).await
+        moved(&agent, &reference, from, began)
     })
     .await?;
     Ok(Json(moved))
@@ -203,20 +203,20 @@ async fn put(
             .instances
             .transition_to(reference.id, to, &Actor::Holder(holder))
             .await?;
-        moved(&agent, &reference, from, began).await
+        moved(&agent, &reference, from, began)
     })
     .await?;
     Ok(Json(moved))
 }
 
-async fn moved(
+fn moved(
     agent: &Arc<Agent>,
     reference: &InstanceRef,
     from: InstanceState,
     began: Instant,
 ) -> crate::Result<Moved> {
     let took_ms = began.elapsed().as_secs_f64() * 1000.0;
-    Ok(Moved { instance: agent.views.instances.show(reference).await?, from, took_ms })
+    Ok(Moved { instance: agent.views.instances.show(reference)?, from, took_ms })
 }
 
 pub async fn stats(State(agent): Shared, Path(at): InInstance) -> Answer<InstanceStats> {

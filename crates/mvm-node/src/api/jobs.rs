@@ -50,7 +50,7 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<JobFilter>,
 ) -> Listing<JobView> {
-    let mut jobs = agent.work.jobs.views(&filter).await;
+    let mut jobs = agent.work.jobs.views(&filter);
     jobs.retain(|job| peer.sees(&job.tenant_id));
     let page = page.of(jobs);
     let clock = agent.base.records.clock();
@@ -63,8 +63,8 @@ pub async fn show(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = agent.work.jobs.visible_to(&peer, &id).await?;
-    Ok(Json(agent.work.jobs.view(id).await?))
+    let id = agent.work.jobs.visible_to(&peer, &id)?;
+    Ok(Json(agent.work.jobs.view(id)?))
 }
 
 /// Takes a job's inputs: a tar archive whose entries are below the guest's root.
@@ -74,7 +74,7 @@ pub async fn inputs(
     Path(id): OfJob,
     request: Request,
 ) -> Answer<Done> {
-    let id = agent.work.jobs.visible_to(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id)?;
     agent.work.jobs.take_inputs(id, request.into_body().into_data_stream()).await?;
     Ok(done())
 }
@@ -84,10 +84,10 @@ pub async fn submit(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = agent.work.jobs.visible_to(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id)?;
     detached(async move {
         agent.work.jobs.queue(id, false).await?;
-        Ok(Json(agent.work.jobs.view(id).await?))
+        Ok(Json(agent.work.jobs.view(id)?))
     })
     .await
     .map_err(Refusal::from)
@@ -98,7 +98,7 @@ pub async fn cancel(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = agent.work.jobs.visible_to(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id)?;
     let job = agent.work.jobs.cancel(id, "canceled").await?;
     Ok(Json(JobView::from(&job).shown(agent.base.records.clock())))
 }
@@ -110,12 +110,12 @@ pub async fn wait(
     Path(id): OfJob,
     Query(options): Query<WaitOptions>,
 ) -> Answer<JobView> {
-    let id = agent.work.jobs.visible_to(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id)?;
     let longest = Duration::from_secs(options.timeout_s.unwrap_or(MAX_WAIT_S).min(MAX_WAIT_S));
     if let Ok(ended) = tokio::time::timeout(longest, agent.work.jobs.ended(id)).await {
         ended?;
     }
-    Ok(Json(agent.work.jobs.view(id).await?))
+    Ok(Json(agent.work.jobs.view(id)?))
 }
 
 /// Sends the stored frames of the log. With `follow`, goes on until the job has ended.
@@ -125,7 +125,7 @@ pub async fn log(
     Path(id): OfJob,
     Query(options): Query<LogOptions>,
 ) -> Result<HttpBody, Refusal> {
-    let id = agent.work.jobs.visible_to(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id)?;
     let follow = Follow::new(agent.work.jobs.clone(), id, options.follow, options.from);
     let stream = futures::stream::try_unfold(follow, |mut follow| async {
         Ok::<_, std::io::Error>(follow.next().await?.map(|bytes| (bytes, follow)))
@@ -139,7 +139,7 @@ pub async fn artifact(
     ConnectInfo(peer): Caller,
     Path((id, index)): Path<(String, usize)>,
 ) -> Result<HttpBody, Refusal> {
-    let id = agent.work.jobs.visible_to(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id)?;
     let job = agent.base.records.read(|world| world.job(id).cloned())?;
     let known = job.artifacts.get(index).filter(|artifact| artifact.bytes.is_some());
     if known.is_none() {
@@ -168,7 +168,7 @@ pub async fn attach(
     Query(options): Query<AttachOptions>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
-    let id = agent.work.jobs.visible_to(&peer, &id).await?;
+    let id = agent.work.jobs.visible_to(&peer, &id)?;
     let (response, upgrade) = streams::switch(&mut request)?;
     let attached = agent.work.jobs.attach(id, options.from).await?;
     // A local client's end is noticed at once. A coordinator may go away while its client stays.

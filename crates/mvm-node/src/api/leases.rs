@@ -11,7 +11,7 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<LeaseFilter>,
 ) -> Listing<LeaseView> {
-    let mut leases = agent.work.leases.list().await;
+    let mut leases = agent.work.leases.list();
     leases.retain(|view| {
         let tenant = &view.instance.pool.tenant;
         peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
@@ -25,7 +25,7 @@ pub async fn extend(
     Path(id): Path<String>,
     Body(body): Body<ExtendLease>,
 ) -> Answer<LeaseView> {
-    let id = agent.work.leases.lease_for(&peer, &id).await?;
+    let id = agent.work.leases.lease_for(&peer, &id)?;
     Ok(Json(agent.work.leases.extend(id, body.lease_s).await?))
 }
 
@@ -34,7 +34,7 @@ pub async fn release(
     ConnectInfo(peer): Caller,
     Path(id): Path<String>,
 ) -> Answer<Done> {
-    let id = agent.work.leases.lease_for(&peer, &id).await?;
+    let id = agent.work.leases.lease_for(&peer, &id)?;
     detached(async move { agent.work.leases.release(id).await }).await?;
     Ok(done())
 }

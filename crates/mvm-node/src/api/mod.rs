@@ -158,7 +158,7 @@ async fn agent(State(agent): Shared) -> Json<AgentInfo> {
         instances: agent.base.records.read(|world| world.instances.len()),
         capacity: agent.supplies.host.capacity(),
         shortfalls: agent.base.records.read(|world| shortfalls.with(world)).all(),
-        desired: agent.steering.desired.status().await,
+        desired: agent.steering.desired.status(),
     })
 }
 

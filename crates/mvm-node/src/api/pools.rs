@@ -131,7 +131,7 @@ pub async fn build(
 }
 
 pub async fn cancel_build(State(agent): Shared, Path(at): InPool) -> Answer<Done> {
-    agent.pools.builder.cancel(&reference(at)?).await?;
+    agent.pools.builder.cancel(&reference(at)?)?;
     Ok(done())
 }
 

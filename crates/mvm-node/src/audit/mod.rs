@@ -218,7 +218,7 @@ impl Auditor {
 
     /// Records that a job begins to run in an instance, as an act of the job's submitter. An
     /// accepted job runs even if the log cannot be written.
-    pub(crate) async fn begin_job(&self, id: JobId, instance: &Instance) -> Option<Act> {
+    pub(crate) fn begin_job(&self, id: JobId, instance: &Instance) -> Option<Act> {
         let about = |job: &Job| (job.holder.clone(), job.spec.argv.first().map(|p| bounded(p)));
         let (actor, program) = self.records.read(|world| world.jobs.get(&id).map(about))?;
         let entry = Entry {
@@ -250,7 +250,7 @@ impl Auditor {
             return work.await;
         }
         let (actor, verb, target) = (AGENT.to_owned(), verb.to_owned(), target.to_string());
-        let tenant = self.known_tenant(tenant).await;
+        let tenant = self.known_tenant(tenant);
         let entry = Entry { actor, verb, target, lease, ..Entry::default() };
         let act = match Act::begin(&self.audit, tenant.as_ref(), entry) {
             Ok(act) => act,
@@ -284,7 +284,7 @@ impl Auditor {
     }
 
     /// Returns the tenant if it exists, so that a call with an unknown name does not begin a log.
-    pub(crate) async fn known_tenant(&self, tenant: Option<&Name>) -> Option<Name> {
+    pub(crate) fn known_tenant(&self, tenant: Option<&Name>) -> Option<Name> {
         let tenant = tenant?;
         self.records.read(|world| world.tenants.contains_key(tenant)).then(|| tenant.clone())
     }

@@ -207,7 +207,7 @@ impl Host {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let cleared = runtime.expect("a runtime").block_on(async {
             let root = StateDir::open(self.dir.path())?;
-            let network = Network::open(root.short_id()).await?;
+            let network = Network::open(root.short_id())?;
             network.clear().await.map_err(crate::Error::from)
         });
         cleared.expect("links to be removed");
@@ -216,7 +216,7 @@ impl Host {
     async fn open(&self, machines: SimHypervisor, records: Arc<Ledger>) -> Result<Arc<Agent>> {
         let root = StateDir::open(self.dir.path())?;
         let images = ImageStore::open(root.path(), GuestBinary::new(b""))?;
-        let network = Network::open(root.short_id()).await?;
+        let network = Network::open(root.short_id())?;
         let pressure = self.dir.path().join("pressure");
         let parts = AgentParts {
             state_dir: root,

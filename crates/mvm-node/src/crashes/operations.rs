@@ -245,7 +245,7 @@ fn claims() -> Vec<Operation> {
         prepare: step(|agent| async move {
             pool(&agent, Recycle::Reset, None).await?;
             agent.pools.template_maker.ensure_of(&runners()).await?;
-            damage_template(&agent).await;
+            damage_template(&agent);
             Ok(())
         }),
         act: step(|agent| async move { claim(&agent).await }),
@@ -273,12 +273,12 @@ fn claims() -> Vec<Operation> {
             instance(&agent, State::Sleeping).await
         }),
         act: step(|agent| async move {
-            let instance = only(&agent).await?;
+            let instance = only(&agent)?;
             let reference = instance.reference();
             agent.work.leases.take(&reference, &request(Purpose::Manual)).await?;
             let by = Actor::Holder("uid:0".to_owned());
             agent.lifecycle.instances.transition_to(instance.id, State::Sleeping, &by).await?;
-            assert!(only(&agent).await?.lease.is_none());
+            assert!(only(&agent)?.lease.is_none());
             Ok(())
         }),
         again: Some(step(|agent| async move { bring_only(&agent, State::Running).await })),
@@ -494,14 +494,14 @@ pub async fn instance(agent: &Arc<Agent>, state: State) -> Result<()> {
     agent.lifecycle.instances.transition_to(made.id, state, &Actor::Agent).await.map(drop)
 }
 
-pub async fn only(agent: &Arc<Agent>) -> Result<Instance> {
+pub fn only(agent: &Arc<Agent>) -> Result<Instance> {
     let found = agent.base.records.read(|world| world.instances.values().next().cloned());
     found.ok_or_else(|| Missing::InstanceId(InstanceId::from_number(0)).into())
 }
 
 /// Brings the only instance to a state. Does nothing if it was destroyed.
 async fn bring_only(agent: &Arc<Agent>, to: State) -> Result<()> {
-    let Ok(instance) = only(agent).await else { return Ok(()) };
+    let Ok(instance) = only(agent) else { return Ok(()) };
     if instance.state == State::Failed && !matches!(to, State::Destroyed | State::Running) {
         agent.lifecycle.instances.transition_to(instance.id, State::Running, &Actor::Force).await?;
     }
@@ -529,7 +529,7 @@ pub async fn claim(agent: &Arc<Agent>) -> Result<()> {
 }
 
 /// Truncates the snapshot of the pool's template.
-pub async fn damage_template(agent: &Arc<Agent>) {
+pub fn damage_template(agent: &Arc<Agent>) {
     let pool = agent.base.records.read(|world| world.pools[&runners()].clone());
     let template = agent.supplies.templates.of_pool(&pool).expect("a template");
     std::fs::write(template.files.snapshot(), "").expect("written");

@@ -23,7 +23,7 @@ fn a_warm_instance_is_leased_and_runs_by_one_record() {
     let faults = host.agent(async |agent| {
         pool(&agent, Recycle::Keep, None).await.expect("a pool");
         instance(&agent, State::Warm).await.expect("an instance");
-        let id = only(&agent).await.expect("an instance").id;
+        let id = only(&agent).expect("an instance").id;
         wait_until_idle(&agent).await.expect("rest");
         let leases = &agent.work.leases;
 
@@ -54,7 +54,7 @@ fn a_warm_instance_is_leased_and_runs_by_one_record() {
         while !leased() {
             tokio::task::yield_now().await;
         }
-        assert_eq!((only(&agent).await.expect("it").state, host.course().writes), (State::Warm, 1));
+        assert_eq!((only(&agent).expect("it").state, host.course().writes), (State::Warm, 1));
         drop(gate);
         let (claimed, from) = claiming.await.expect("a task").expect("a claim");
         assert_eq!((from, claimed.state, host.course().writes), (State::Warm, State::Running, 2));

@@ -28,13 +28,13 @@ async fn next_way_without_template(agent: &Arc<Agent>) -> Option<WayUp> {
     next_way_up(agent).await
 }
 
-async fn renewal(agent: &Arc<Agent>) -> Option<Renewal> {
+fn renewal(agent: &Arc<Agent>) -> Option<Renewal> {
     agent.base.records.read(|world| agent.supplies.templates.renewal_of(&world.pools[&runners()]))
 }
 
 /// Checks that the pool's template is renewed, and that view, event and metric say why.
 async fn check_renewal(agent: &Arc<Agent>, why: &str, times: u32) {
-    let renewed = renewal(agent).await.expect("told");
+    let renewed = renewal(agent).expect("told");
     assert!(renewed.done && renewed.reason.contains(why), "{renewed:?}");
     let events = agent.base.records.events_after(0).await.expect("events");
     let because = |reason: &Option<String>| reason.as_ref().is_some_and(|r| r.contains(why));
@@ -54,9 +54,9 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
         pool(&agent, Recycle::Reset, None).await.expect("a pool");
         agent.pools.template_maker.ensure_of(&runners()).await.expect("a template");
         assert_eq!(next_way_up(&agent).await, Some(WayUp::Cloned));
-        assert_eq!(renewal(&agent).await, None);
+        assert_eq!(renewal(&agent), None);
 
-        damage_template(&agent).await;
+        damage_template(&agent);
         // The damaged template costs the first instance, the next one is booted, and then clones
         // work again.
         assert_eq!(next_way_without_template(&agent).await, Some(WayUp::Booted));
@@ -85,7 +85,7 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
     // A template that was given up is also renewed by the next agent.
     let noted = host.agent(async |agent| {
         wait_until_idle(&agent).await.expect("rest");
-        damage_template(&agent).await;
+        damage_template(&agent);
         host.machines().set_faults(FaultPlan::none().always(Call::Snapshot, Effect::Fail));
         let made = agent.lifecycle.transitions.create(&runners(), None).await.expect("an instance");
         let to = mvm_model::State::Running;
@@ -96,13 +96,13 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
             .await
             .expect_err("damaged");
         agent.lifecycle.instances.destroy(made.id, &Actor::Force).await.expect("gone");
-        renewal(&agent).await.is_some_and(|renewal| !renewal.done)
+        renewal(&agent).is_some_and(|renewal| !renewal.done)
     });
     assert_eq!(noted, Some(true));
     host.arm(None);
     let renewed = host.agent(async |agent| {
         wait_until_idle(&agent).await.expect("rest");
-        assert!(renewal(&agent).await.expect("told").done);
+        assert!(renewal(&agent).expect("told").done);
         next_way_up(&agent).await
     });
     host.disconnect();

@@ -106,7 +106,7 @@ async fn unfinished_work(agent: &Arc<Agent>) -> Option<String> {
     if let Some(why) = queue::unfinished_work(agent, &world).await {
         return Some(why);
     }
-    let overstayed = agent.lifecycle.lingering.overstayed().await;
+    let overstayed = agent.lifecycle.lingering.overstayed();
     if !overstayed.is_empty() {
         return Some(format!("their processes are to end: {overstayed:?}"));
     }
@@ -121,7 +121,7 @@ async fn unfinished_work(agent: &Arc<Agent>) -> Option<String> {
         agent.steering.desired.forget_failures();
         return Some(format!(
             "a document: {:?}",
-            agent.steering.desired.steps(&in_force.document, in_force.prune).await
+            agent.steering.desired.steps(&in_force.document, in_force.prune)
         ));
     }
     for pool in world.pools.values() {

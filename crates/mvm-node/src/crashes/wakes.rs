@@ -80,7 +80,7 @@ fn on(host: &Host, way: WakeKind, fault: Option<WakeFault>) -> Outcome<Course> {
     let lived = host.agent(async |agent| {
         prepare(&agent, way).await.map_err(|error| format!("prepare: {error}"))?;
         wait_until_idle(&agent).await?;
-        let id = only(&agent).await.map_err(|error| error.to_string())?.id;
+        let id = only(&agent).map_err(|error| error.to_string())?.id;
         host.arm(fault.map(|fault| fault.point));
         let woken = agent.lifecycle.instances.transition_to(id, way.to, &Actor::Agent).await;
         course = host.course();
@@ -98,7 +98,7 @@ fn on(host: &Host, way: WakeKind, fault: Option<WakeFault>) -> Outcome<Course> {
     let judged = host.agent(async |agent| {
         wait_until_idle(&agent).await?;
         let mut faults = checks::faults(&agent, host).await;
-        let found = only(&agent).await.map_err(|error| error.to_string())?;
+        let found = only(&agent).map_err(|error| error.to_string())?;
         match (found.state, ran) {
             (State::Failed, false) => faults.push(format!("lost: {:?}", found.reason)),
             (State::Sleeping, true) if way.from != WakeSource::Template => {
@@ -127,7 +127,7 @@ fn guest_ran(host: &Host, fault: WakeFault) -> bool {
 
 /// Wakes the instance, and returns what is wrong with its memory.
 async fn wakes(agent: &Arc<Agent>, way: WakeKind) -> Option<String> {
-    let id = only(agent).await.ok()?.id;
+    let id = only(agent).ok()?.id;
     if let Err(error) =
         agent.lifecycle.instances.transition_to(id, State::Running, &Actor::Agent).await
     {
@@ -207,7 +207,7 @@ fn what_cannot_be_resumed_sleeps_on() {
     let done = host.agent(async |agent| {
         let way = WakeKind { from: WakeSource::Process, to: State::Running };
         prepare(&agent, way).await.expect("prepared");
-        let id = only(&agent).await.expect("an instance").id;
+        let id = only(&agent).expect("an instance").id;
         for _ in 0..2 {
             host.machines().set_faults(FaultPlan::none().always(Call::Resume, Effect::Fail));
             let error = agent
@@ -219,7 +219,7 @@ fn what_cannot_be_resumed_sleeps_on() {
             assert_eq!(error.code(), Code::Injected);
             host.arm(None);
             wait_until_idle(&agent).await.expect("rest");
-            assert_eq!(only(&agent).await.expect("an instance").state, State::Sleeping);
+            assert_eq!(only(&agent).expect("an instance").state, State::Sleeping);
             assert_eq!(checks::faults(&agent, &host).await, Vec::<String>::new());
         }
         assert_eq!(

@@ -102,7 +102,7 @@ impl Exposes {
             Some(listener) => drop(self.open_front(&record, Some(listener))),
             None => self.set_limits(&record),
         }
-        self.expose_view(record.listen).await
+        self.expose_view(record.listen)
     }
 
     fn set_limits(&self, record: &Expose) {
@@ -178,13 +178,13 @@ impl Exposes {
     }
 
     /// Lists all fronts.
-    pub(crate) async fn list(&self) -> Vec<ExposeView> {
+    pub(crate) fn list(&self) -> Vec<ExposeView> {
         self.records.read(|world| {
             world.exposes.values().map(|record| self.view_of(world, record)).collect()
         })
     }
 
-    async fn expose_view(&self, listen: SocketAddr) -> Result<ExposeView> {
+    fn expose_view(&self, listen: SocketAddr) -> Result<ExposeView> {
         self.records.read(|world| {
             let record = world.exposes.get(&listen);
             let record = record.ok_or(Missing::NewFront)?;

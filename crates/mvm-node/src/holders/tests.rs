@@ -24,21 +24,21 @@ fn renewed(epoch: u64) -> RenewClaims {
 }
 
 /// Returns the lease with this id, if it exists.
-async fn lease(agent: &Agent, id: LeaseId) -> Option<Lease> {
+fn lease(agent: &Agent, id: LeaseId) -> Option<Lease> {
     agent.base.records.read(|world| crate::leases::leased(world, id).ok()?.lease.clone())
 }
 
 /// Returns whether the lease outlasts a check of all leases.
 async fn outlasts_a_check(agent: &Arc<Agent>, id: LeaseId) -> bool {
     agent.work.leases.expire().await;
-    lease(agent, id).await.is_some_and(|lease| !agent.work.holders.is_due(&lease))
+    lease(agent, id).is_some_and(|lease| !agent.work.holders.is_due(&lease))
 }
 
 /// Waits until the lease is gone.
 async fn gone(agent: &Arc<Agent>, id: LeaseId) {
     let mut changes = agent.base.records.subscribe();
     agent.work.leases.expire().await;
-    while lease(agent, id).await.is_some() {
+    while lease(agent, id).is_some() {
         changes.changed().await.expect("a node");
     }
 }
@@ -96,7 +96,7 @@ fn a_claim_that_is_ended_while_it_is_brought_up_leaves_nothing() {
         );
         claimed.expect("it was asked for first");
         ended.expect("it has ended");
-        assert!(lease(&agent, CLAIM).await.is_none(), "whoever was told so may claim elsewhere");
+        assert!(lease(&agent, CLAIM).is_none(), "whoever was told so may claim elsewhere");
     });
     host.disconnect();
 }

@@ -137,7 +137,7 @@ impl Follower {
     /// Handles a machine that is paused. Returns when to look again.
     async fn halted(&mut self, halt: &Halt) -> Option<Duration> {
         let cause = cause(halt);
-        let facts = self.facts(cause, halt).await;
+        let facts = self.facts(cause, halt);
         if let Some(paused) = self.trial.as_ref().filter(|trial| !trial.told).map(|t| &t.paused) {
             let told = matches!(self.record(Some(paused.clone())).await, Ok(true));
             self.trial.as_mut()?.told = told;
@@ -158,7 +158,7 @@ impl Follower {
     }
 
     /// Notes a pause, and returns the facts for the decision.
-    async fn facts(&mut self, cause: Cause, halt: &Halt) -> Facts {
+    fn facts(&mut self, cause: Cause, halt: &Halt) -> Facts {
         let over = |t: &Trial| t.well.is_some_and(|well| well.elapsed() >= CALM);
         let known = self.trial.take().filter(|t| !over(t) && t.paused.cause == cause);
         let (fresh, since) = (known.is_none(), self.watch.records.clock().now());
@@ -172,7 +172,7 @@ impl Follower {
         });
         if fresh || trial.well.take().is_some() {
             trial.told = false;
-            self.count(&trial.paused).await;
+            self.count(&trial.paused);
         }
         locked(&self.watch.halted.shown).insert(self.id, trial.paused.clone());
         let job =
@@ -191,7 +191,7 @@ impl Follower {
         facts
     }
 
-    async fn count(&self, paused: &Paused) {
+    fn count(&self, paused: &Paused) {
         tracing::warn!(instance = %self.id, "its hypervisor has paused it: {}", paused.reason);
         let pool = |w: &RecordSet| w.instances.get(&self.id).map(|instance| instance.pool.clone());
         if let Some(pool) = self.watch.records.read(pool) {

@@ -91,7 +91,7 @@ impl Lingering {
     pub(crate) async fn end_overstayed(&self) -> bool {
         let lingering = locked(&self.slots.lingering).len();
         self.current.set(i64::try_from(lingering).unwrap_or(i64::MAX));
-        let over = self.overstayed().await;
+        let over = self.overstayed();
         for id in &over {
             self.end(*id).await;
         }
@@ -99,7 +99,7 @@ impl Lingering {
     }
 
     /// Returns the instances whose processes are to end now.
-    pub(crate) async fn overstayed(&self) -> Vec<InstanceId> {
+    pub(crate) fn overstayed(&self) -> Vec<InstanceId> {
         let lingering = locked(&self.slots.lingering).clone();
         if lingering.is_empty() {
             return Vec::new();

@@ -126,7 +126,7 @@ pub async fn run(guests: Arc<Guests>) {
         #[cfg(test)]
         let period = period / crate::deadlines::haste::divisor();
         tokio::time::sleep(period).await;
-        let running = running(&guests).await;
+        let running = running(&guests);
         guests.forget_all_but(&running);
         for instance in running {
             probe(&guests, instance);
@@ -134,7 +134,7 @@ pub async fn run(guests: Arc<Guests>) {
     }
 }
 
-async fn running(guests: &Guests) -> Vec<Running> {
+fn running(guests: &Guests) -> Vec<Running> {
     guests.records.read(|world| {
         let of = |i: &mvm_model::Instance| {
             let timeout_s = world.pools.get(&i.pool)?.runtime_policy.guest_timeout_s;

@@ -153,7 +153,7 @@ impl Follow {
         loop {
             // Marked as seen before the read, so that a change after the read wakes this reader.
             self.changed.borrow_and_update();
-            let over = !self.follow || self.is_over().await;
+            let over = !self.follow || self.is_over();
             if self.file.is_none() {
                 self.file = self.open().await?;
             }
@@ -182,7 +182,7 @@ impl Follow {
         Ok(Some(file))
     }
 
-    async fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.jobs.records.read(|w| w.jobs.get(&self.id).is_none_or(|job| job.state.has_ended()))
     }
 }

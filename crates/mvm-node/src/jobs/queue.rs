@@ -277,7 +277,7 @@ impl Jobs {
     }
 
     /// Returns the id of the job that a caller names. Jobs of other tenants are not found.
-    pub(crate) async fn visible_to(&self, peer: &Peer, id: &str) -> Result<JobId> {
+    pub(crate) fn visible_to(&self, peer: &Peer, id: &str) -> Result<JobId> {
         let id: JobId = id.parse()?;
         let seen =
             self.records.read(|world| world.job(id).map(|job| peer.sees(&job.pool.tenant)))?;
@@ -285,14 +285,14 @@ impl Jobs {
     }
 
     /// Returns a job in the API's form.
-    pub(crate) async fn view(&self, id: JobId) -> Result<JobView> {
+    pub(crate) fn view(&self, id: JobId) -> Result<JobView> {
         let view = |world: &RecordSet| world.job(id).map(|job| view_of(world, job));
         Ok(self.records.read(view)?.shown(self.records.clock()))
     }
 
     /// Returns the jobs that match a filter, oldest first. Their times are those of the timeline,
     /// because a list's cursor is made of them.
-    pub(crate) async fn views(&self, filter: &JobFilter) -> Vec<JobView> {
+    pub(crate) fn views(&self, filter: &JobFilter) -> Vec<JobView> {
         let takes = |job: &&Job| {
             filter.tenant.as_ref().is_none_or(|tenant| job.pool.tenant == *tenant)
                 && filter.pool.as_ref().is_none_or(|pool| job.pool == *pool)

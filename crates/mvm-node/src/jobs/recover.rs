@@ -38,7 +38,7 @@ impl Dispatcher {
             self.records.read(|world| world.jobs.values().filter(live).cloned().collect());
         for job in jobs {
             if job.state == JobState::Running {
-                self.resume_command(&job).await;
+                self.resume_command(&job);
             }
             if job.attached {
                 tokio::spawn(await_client(self.clone(), job.id));
@@ -73,7 +73,7 @@ impl Dispatcher {
     }
 
     /// Resumes a command that runs.
-    async fn resume_command(self: &Arc<Self>, job: &Job) {
+    fn resume_command(self: &Arc<Self>, job: &Job) {
         let Some(id) = job.runs_in() else { return };
         let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
         tracing::info!(job = %job.id, instance = %instance.reference(), "taken up again");

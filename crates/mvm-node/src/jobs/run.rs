@@ -60,7 +60,7 @@ pub(super) async fn run(
     let (channel, clock) = (dispatcher.jobs.channel_of(id), dispatcher.records.clock());
     let lease = instance.lease.as_ref().map(|lease| lease.id);
     let machine = instance.id;
-    let act = dispatcher.auditor.begin_job(id, &instance).await;
+    let act = dispatcher.auditor.begin_job(id, &instance);
     let timeout_s = dispatcher.records.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s));
     let limit = Limit::new(signals, timeout_s);
     let runner =

@@ -69,7 +69,7 @@ impl Leases {
     }
 
     /// Returns all leases.
-    pub(crate) async fn list(&self) -> Vec<LeaseView> {
+    pub(crate) fn list(&self) -> Vec<LeaseView> {
         self.records.read(|world| {
             let view = |i| self.holders.view(i, self.holder_of(world, i));
             world.instances.values().filter_map(view).collect()
@@ -98,7 +98,7 @@ impl Leases {
 
     /// Returns the id of the lease that this text names, if the lease exists and this caller may see
     /// it. Leases of other tenants are not found, nor is what cannot be a lease's id.
-    pub(crate) async fn lease_for(&self, peer: &Peer, text: &str) -> Result<LeaseId> {
+    pub(crate) fn lease_for(&self, peer: &Peer, text: &str) -> Result<LeaseId> {
         let unknown = || Missing::Lease(text.to_owned());
         let id = text.parse().map_err(|_| unknown())?;
         let seen =

@@ -41,7 +41,7 @@ async fn agent() -> (TempDir, Arc<Agent>) {
     let kept = root.path().join("sim");
     let sim = SimHypervisor::open(Latencies::NONE, Arc::new(SimulatedGuest::default()), &kept)
         .expect("sim");
-    let network = Network::open(root.short_id()).await.expect("netlink");
+    let network = Network::open(root.short_id()).expect("netlink");
     let parts = AgentParts {
         state_dir: root,
         store: Arc::new(SqliteStore::in_memory().expect("store")),

@@ -21,7 +21,7 @@ fn processor(accelerator: Accelerator) -> Processor {
 async fn is(agent: &Arc<Agent>, state: State, accelerator: Option<Accelerator>) {
     let found = only(agent).await.expect("an instance");
     assert_eq!((found.state, &found.processor), (state, &accelerator.map(processor)));
-    let view = agent.views.instances.show(&found.reference()).await.expect("a view");
+    let view = agent.views.instances.show(&found.reference()).expect("a view");
     assert_eq!(view.accelerator, accelerator);
     assert_eq!(view.cpu_model, accelerator.map(|accelerator| processor(accelerator).model));
     if state == State::Running {

@@ -79,7 +79,7 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
         let event = await_event(agent, machine.id, 0, words).await;
         assert_eq!((event.from, event.to), (Some(State::Running), State::Running));
         assert_eq!(event.cause, "hypervisor");
-        let view = agent.views.instances.show(&machine.reference()).await?;
+        let view = agent.views.instances.show(&machine.reference())?;
         assert_eq!(view.paused.map(|paused| paused.cause), Some(Cause::NoSpace));
         let metrics = agent.views.metrics.render(None)?;
         let labels = r#"{tenant="ci",pool="runners",cause="no_space"}"#;
@@ -100,7 +100,7 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
         free.store(64, Ordering::SeqCst);
         await_event(agent, machine.id, 0, GOES_ON).await;
         assert_eq!(sim.is_running(&marker), Some(true));
-        assert!(agent.views.instances.show(&machine.reference()).await?.paused.is_none());
+        assert!(agent.views.instances.show(&machine.reference())?.paused.is_none());
         Ok(())
     });
     host.disconnect();
@@ -118,7 +118,7 @@ fn a_machine_that_was_put_aside_is_not_one_that_is_paused() {
         agent.lifecycle.instances.transition_to(machine.id, State::Warm, &Actor::Agent).await?;
         sim.set_obstacle(&marker, full());
         free.store(64, Ordering::SeqCst);
-        assert!(agent.views.instances.show(&machine.reference()).await?.paused.is_none());
+        assert!(agent.views.instances.show(&machine.reference())?.paused.is_none());
         assert_eq!(sim.is_running(&marker), Some(false));
         sim.set_obstacle(&marker, None);
         agent.lifecycle.instances.transition_to(machine.id, State::Running, &Actor::Agent).await?;
@@ -212,7 +212,7 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
                 .await;
             haste::make(1);
             assert_eq!(refused.expect_err("it does not answer").code(), Code::NoSpace);
-            let view = agent.views.instances.show(&machine.reference()).await?;
+            let view = agent.views.instances.show(&machine.reference())?;
             assert_eq!((view.state, view.paused.is_some()), (State::Running, true));
             sim.set_obstacle(&marker, None);
             free.store(64, Ordering::SeqCst);
