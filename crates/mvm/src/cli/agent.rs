@@ -36,13 +36,13 @@ pub enum Command {
         after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci\n  mvm agent serve --listen 0.0.0.0:4433\n  mvm agent serve --no-space-timeout 3600\n  mvm --root /tmp/sim agent serve --hypervisor sim"
     )]
     Serve {
-        /// What makes the machines; with sim nothing is real, and all that is listed says so
+        /// What runs the machines; with sim nothing is real, and every listing says so
         #[arg(long, env = "MVM_HYPERVISOR", value_enum, default_value_t)]
         hypervisor: Hypervisor,
         /// Put everything, VMs included, into this network namespace (ip-netns(8))
         #[arg(long, env = "MVM_NETNS", value_name = "NAME")]
         netns: Option<String>,
-        /// Serve the API here, too, over mutual TLS; several may be given (see `mvm node join`)
+        /// Also serve the API here, over mutual TLS; several may be given (see `mvm node join`)
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Vec<SocketAddr>,
         /// Where a fleet's coordinators reach this node [default: the first address of --listen]
@@ -51,18 +51,18 @@ pub enum Command {
         /// The name of this node in desired-state documents [default: its identity's]
         #[arg(long, value_name = "ID")]
         node_id: Option<Name>,
-        /// Keep what this document says (schema_version 1), and watch it for changes
+        /// Keep the node as this document says (schema_version 1), and watch the file for changes
         #[arg(long, value_name = "FILE")]
         desired: Option<PathBuf>,
         #[command(flatten)]
         how: DocumentOptions,
         #[command(flatten)]
         offer: OfferArgs,
-        /// How fast images may leave for other nodes, all together [default: unlimited]
+        /// Limit for sending images to other nodes, all transfers together [default: unlimited]
         #[arg(long, value_name = "MIB_PER_SECOND")]
         image_rate: Option<NonZeroU32>,
-        /// Whether a flake may have a derivation built outside of Nix's sandbox (__noChroot): relaxed,
-        /// where all flakes are trusted
+        /// Whether flakes may have derivations built outside Nix's sandbox (__noChroot); use
+        /// relaxed only where all flakes are trusted
         #[arg(long, env = "MVM_NIX_SANDBOX", value_enum, default_value_t)]
         nix_sandbox: NixSandbox,
         #[command(flatten)]
@@ -78,7 +78,7 @@ pub enum Command {
         desired: PathBuf,
         #[command(flatten)]
         how: DocumentOptions,
-        /// Only say what would be done
+        /// Only show what would be done
         #[arg(long)]
         dry_run: bool,
         /// Wait until it is there, for at most this many seconds
@@ -88,13 +88,13 @@ pub enum Command {
     /// Prints what this node holds as a document of desired state
     #[command(after_help = "Examples:\n  mvm agent desired > desired-state.json")]
     Desired,
-    /// Says whether an agent serves, and what it runs on
+    /// Shows whether an agent is serving, and what it runs on
     #[command(after_help = "Examples:\n  mvm agent status -o json")]
     Status,
     /// Tries again whether a kernel boots under KVM (at most 60 s); new machines then use what works
     #[command(after_help = "Examples:\n  mvm agent probe\n  mvm agent probe -o json")]
     Probe,
-    /// Ends the agent, also one that does not answer; no VM is touched
+    /// Ends the agent, even one that does not answer; no VM is touched
     #[command(after_help = "Examples:\n  mvm agent stop")]
     Stop,
 }
@@ -102,17 +102,17 @@ pub enum Command {
 /// What of its host an agent reads and takes, and where it logs.
 #[derive(Debug, Args)]
 pub struct HostArgs {
-    /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
+    /// The file that reports memory pressure, such as a cgroup's memory.pressure [default:
     /// /proc/pressure/memory]
     #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
     pressure: Option<PathBuf>,
-    /// How long a job waits whose machine is paused because the host's disk is full; then it is
-    /// lost, with no_space as the reason
+    /// How long a job waits while its machine is paused because the host's disk is full; then the
+    /// job is lost, with no_space as the reason
     #[arg(long, env = "MVM_NO_SPACE_TIMEOUT", value_name = "SECONDS",
           default_value_t = NO_SPACE_TIMEOUT_S)]
     no_space_timeout: u64,
-    /// How much of the disk artifacts and inputs of jobs leave free whatever the quotas say
-    /// [default: a twentieth of it, 128 MiB to 4 GiB]
+    /// Disk space that artifacts and inputs of jobs leave free, whatever the quotas say [default: a
+    /// twentieth of it, 128 MiB to 4 GiB]
     #[arg(long, env = "MVM_DISK_RESERVE", value_name = "MIB")]
     disk_reserve: Option<u64>,
     /// What executes the instructions of new machines; with auto, KVM where a kernel boots under it
@@ -121,7 +121,7 @@ pub struct HostArgs {
     /// Log as JSON lines
     #[arg(long)]
     log_json: bool,
-    /// Log to this file instead of the standard error; one of 16 MiB is put aside as FILE.1
+    /// Log to this file instead of standard error; at 16 MiB it is renamed to FILE.1
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
 }
@@ -173,7 +173,7 @@ pub enum NixSandbox {
     /// Everything is built in the sandbox
     #[default]
     Strict,
-    /// But what says __noChroot
+    /// Derivations that say __noChroot are built outside it
     Relaxed,
 }
 

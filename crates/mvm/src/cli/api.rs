@@ -7,7 +7,7 @@ use mvm_api::routes::Server;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Prints the description of the API (OpenAPI 3.1), as at /openapi.json; asks nobody
+    /// Prints the description of the API (OpenAPI 3.1), as at /openapi.json; needs no server
     #[command(
         after_help = "Examples:\n  mvm api describe > openapi.json\n  mvm api describe --server agent | jq '.paths | keys'"
     )]

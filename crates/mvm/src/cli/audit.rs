@@ -18,15 +18,15 @@ use std::path::{Path, PathBuf};
 pub enum Command {
     /// Lists who did what to a tenant, when, and the outcome
     #[command(
-        after_help = "Examples:\n  mvm audit list ci\n  mvm audit list ci -f -o json\n  mvm audit list --file ci.log\n\nWithout a tenant: what concerned none, such as images and kernels. `begun` without an outcome\nafter it: under way, or cut off by the end of the agent."
+        after_help = "Examples:\n  mvm audit list ci\n  mvm audit list ci -f -o json\n  mvm audit list --file ci.log\n\nWithout a tenant, it lists what concerned none, such as images and kernels. `begun` without an\noutcome after it means that the call is under way, or that the agent ended during it."
     )]
     List {
-        /// The tenant; one that is gone by the name that `audit verify` shows
+        /// The tenant; for one that was destroyed, the name that `audit verify` shows
         log: Option<String>,
-        /// Go on showing what is done
+        /// Keep showing new records
         #[arg(long, short)]
         follow: bool,
-        /// Of a copy of a log instead of the agent's
+        /// Read this copy of a log instead of the agent's
         #[arg(long, value_name = "FILE", conflicts_with_all = ["log", "follow"])]
         file: Option<PathBuf>,
     },
@@ -48,10 +48,10 @@ pub enum Command {
         after_help = "Examples:\n  mvm audit export ci > ci.log\n  mvm audit prune --before 90d\n  mvm audit prune --before 2025-01-31 --tenant ci\n\nA record that stays says who removed how many, up to which time, number and digest; without it the\nlog does not verify. A log that is not whole is left as it is."
     )]
     Prune {
-        /// What was written before goes: a date (UTC), a time, or an age such as 90d
+        /// Remove records written before this: a date (UTC), a time, or an age such as 90d
         #[arg(long, value_name = "DATE|AGE")]
         before: Moment,
-        /// Of this tenant's log alone, or `_node`; of every log of this node where absent
+        /// Only in this tenant's log, or `_node` [default: every log of this node]
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
     },
@@ -60,15 +60,15 @@ pub enum Command {
 /// What is to be verified, and against what.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The tenant; every log of this node where none is named
+    /// The tenant [default: every log of this node]
     log: Option<String>,
-    /// A copy of a log instead of the agent's
+    /// Verify this copy of a log instead of the agent's
     #[arg(long, value_name = "FILE", conflicts_with = "log")]
     file: Option<PathBuf>,
     /// A digest of a record that must be in the log
     #[arg(long, value_name = "DIGEST")]
     head: Option<String>,
-    /// The digest of the record before the first, where the log's beginning lies elsewhere
+    /// The digest of the record before the first, where the log's beginning is kept elsewhere
     #[arg(long, value_name = "DIGEST")]
     after: Option<String>,
 }

@@ -23,15 +23,15 @@ Examples:
   mvm bench --pool ci/runners -n 50 --output json
   mvm bench --pool ci/runners --stages
 
-An instance of its own is made for it and destroyed afterwards. `run` takes the pool's spares.")]
+It makes an instance of its own, and destroys it afterwards. `run` takes the pool's spares.")]
 pub struct Bench {
     /// The pool, built
     #[arg(long, value_name = "TENANT/POOL")]
     pool: PoolRef,
-    /// How many times each path is measured; boots a fifth as often
+    /// How many times each path is measured; boots are measured a fifth as often
     #[arg(short, long, default_value_t = 20)]
     number: u32,
-    /// Show where the time of each way goes, as the agent counts it
+    /// Show where the time goes on each path, as the agent counts it
     #[arg(long)]
     stages: bool,
 }

@@ -46,13 +46,13 @@ pub enum Command {
         #[arg(long, value_name = "TIME")]
         node_lifetime: Option<Lifetime>,
     },
-    /// Lists who has certificates that are good, or were revoked
+    /// Lists the holders of valid and of revoked certificates
     #[command(after_help = "Examples:\n  mvm ca list\n  mvm ca list --coordinator 10.0.1.1:4433")]
     List {
         #[command(flatten)]
         signer_options: SignerOptions,
     },
-    /// Revokes all certificates of somebody
+    /// Revokes all certificates of one holder
     #[command(
         after_help = "Examples:\n  mvm ca revoke --role operator --name alice\n  mvm ca revoke --role tenant-operator --tenant ci --name bob --coordinator 10.0.1.1:4433"
     )]
@@ -62,14 +62,14 @@ pub enum Command {
         #[command(flatten)]
         who: CertificateHolder,
     },
-    /// Gets a new certificate for the identity that we have, before it runs out
+    /// Gets a new certificate for this machine's identity before the present one expires
     #[command(
         after_help = "Examples:\n  mvm ca renew\n  mvm ca renew --identity ./alice --coordinator 10.0.1.1:4433"
     )]
     Renew {
         #[command(flatten)]
         ours: OurIdentity,
-        /// Who signs; where the identity does not say [default: as the identity says]
+        /// The server that signs [default: the one that the identity names]
         #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
         coordinator: Vec<Coordinators>,
     },
@@ -144,7 +144,7 @@ pub struct Issue {
     /// How long the certificate is good [default: 1y, a coordinator's 30d]
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
-    /// Who renews it later; several may be given
+    /// Where the certificate is renewed later; several may be given
     #[arg(long, value_name = "HOST:PORT")]
     address: Vec<Address>,
 }
@@ -152,8 +152,8 @@ pub struct Issue {
 /// Who signs: somebody at an address, or the authority on this machine.
 #[derive(Clone, Debug, Args)]
 pub struct SignerOptions {
-    /// The coordinator (or another server that signs), or several of them, the first of which signs
-    /// that can; without it, the authority on this machine
+    /// The coordinator (or another server) that signs; of several, the first that is able to.
+    /// Without it, the authority on this machine signs
     #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
     coordinator: Option<Coordinators>,
     #[command(flatten)]

@@ -102,7 +102,7 @@ pub fn is_between_leaders(problem: &CliError) -> bool {
 /// How many seconds a lease lasts.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct LeaseLength {
-    /// Length of the lease that it takes, in seconds [default: 3600]
+    /// Length of the lease, in seconds [default: 3600]
     #[arg(long, value_name = "SECONDS")]
     pub lease: Option<u64>,
 }

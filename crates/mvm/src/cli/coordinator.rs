@@ -18,7 +18,7 @@ pub enum Command {
         after_help = "Examples:\n  mvm coordinator serve --fleet ci-fleet\n  mvm coordinator serve --fleet ci --listen 0.0.0.0:4433 --identity ./id --ca ./ca\n  mvm coordinator serve --fleet ci --listen 0.0.0.0:4433 --identity ./id --etcd https://etcd:2379"
     )]
     Serve(Box<Serve>),
-    /// Says what a coordinator is, and who leads
+    /// Shows a coordinator's state, and which one leads
     #[command(
         after_help = "Examples:\n  mvm coordinator status\n  mvm coordinator status --coordinator 10.0.1.1:4433"
     )]
@@ -96,11 +96,11 @@ pub enum Command {
         /// Only those of this tenant
         #[arg(long, value_name = "TENANT")]
         tenant: Option<Name>,
-        /// Only those of this pool of it
+        /// Only those of this pool of the tenant
         #[arg(long, value_name = "POOL", requires = "tenant")]
         pool: Option<Name>,
     },
-    /// Runs a command by the guest's agent; needs no network; wakes the instance
+    /// Runs a command through the guest's agent; needs no network; wakes the instance
     #[command(
         after_help = "Examples:\n  mvm coordinator exec --node 10.0.1.5 --tenant ci --pool runners --instance i-0123abcd -- make"
     )]
@@ -110,7 +110,7 @@ pub enum Command {
         #[command(flatten)]
         options: ExecOptions,
     },
-    /// Opens an OpenSSH session, or runs a command by SSH; wakes the instance
+    /// Opens an OpenSSH session, or runs a command over SSH; wakes the instance
     #[command(
         after_help = "Examples:\n  mvm coordinator ssh --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd\n  mvm coordinator ssh --node 10.0.1.5 --tenant ci --pool runners --instance i-0123abcd -- id"
     )]

@@ -49,7 +49,7 @@ pub struct Serve {
     /// Its key (PEM)
     #[arg(long, value_name = "FILE", requires = "etcd_cert")]
     etcd_key: Option<PathBuf>,
-    /// How long it counts as there after it has died; then another leads
+    /// How long after its death another coordinator takes the lead
     #[arg(long, value_name = "TIME", default_value = "10s")]
     ttl: Lifetime,
     /// How long a claim waits for a machine

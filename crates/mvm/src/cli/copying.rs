@@ -6,7 +6,7 @@ use mvm_archive::Rules;
 /// How files of a guest are taken.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Copying {
-    /// What becomes of a guest's links that lead out of the folder that is copied to
+    /// How to treat a guest's links that lead out of the target folder
     #[arg(long, value_enum, value_name = "HOW", default_value = "skip")]
     links: Links,
     /// Take at most this many files, folders and links from a guest
@@ -20,11 +20,11 @@ pub struct Copying {
 /// What becomes of links that lead out.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Links {
-    /// Symbolic links are made as they are, wherever they lead
+    /// Make symbolic links as they are, wherever they lead
     Keep,
-    /// They are left out, with a warning
+    /// Leave them out, with a warning
     Skip,
-    /// The first ends the copy with an error
+    /// End the copy with an error at the first one
     Refuse,
 }
 

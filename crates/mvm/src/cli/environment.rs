@@ -18,11 +18,11 @@ pub type Environment = BTreeMap<String, String>;
 /// The variables of a command.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Variables {
-    /// Set a variable of its environment; NAME alone gives it the value that it has here
+    /// Set an environment variable of the command; NAME alone passes on its value here
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     env: Vec<Variable>,
-    /// Set the variables of a file, or of the standard input (-): lines NAME=VALUE, or NAME for the
-    /// value that it has here; lines that begin with # are passed over. What -e says counts more
+    /// Set the variables in a file, or on standard input (-): lines of NAME=VALUE, or NAME to pass
+    /// on its value here; lines that begin with # are skipped. -e overrides the file
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
 }

@@ -19,13 +19,13 @@ Examples:
   mvm events --since 1200 -o json
   mvm events -f --coordinator 10.0.1.1:4433")]
 pub struct Events {
-    /// Go on showing what happens; where the connection breaks, it is made again
+    /// Keep showing new events; a connection that breaks is made again
     #[arg(long, short)]
     follow: bool,
     /// Only those of this tenant
     #[arg(long)]
     tenant: Option<Name>,
-    /// Only those after this one; of a fleet, after these of its nodes: node-1:42,node-2:7
+    /// Only events after this one; for a fleet, one event per node: node-1:42,node-2:7
     #[arg(long, value_name = "ID", default_value = "0")]
     since: Position,
 }

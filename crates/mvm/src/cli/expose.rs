@@ -15,7 +15,7 @@ pub struct Expose {
     /// tenant/pool
     #[arg(required_unless_present = "list")]
     pool: Option<PoolRef>,
-    /// Where to listen, in the agent's network namespace; port 0 is a free one
+    /// Where to listen, in the agent's network namespace; port 0 chooses a free one
     #[arg(long, value_name = "ADDR:PORT", required_unless_present = "list")]
     listen: Option<SocketAddr>,
     /// The guest's TCP port
@@ -30,7 +30,7 @@ pub struct Expose {
     /// Seconds without a connection until an instance is put to sleep [default: 60]
     #[arg(long, value_name = "SECONDS")]
     idle: Option<u64>,
-    /// Seconds that a connection waits for an instance at most [default: 60]
+    /// Longest time that a connection waits for an instance, in seconds [default: 60]
     #[arg(long, value_name = "SECONDS")]
     wake_timeout: Option<u64>,
     /// Only list what is exposed, of this pool or of all
@@ -43,7 +43,7 @@ pub struct Expose {
 pub struct Unexpose {
     /// tenant/pool
     pool: PoolRef,
-    /// Only the front that listens here
+    /// Only the port that listens here
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 }

@@ -22,7 +22,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// The fleet.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Has the fleet hold what a document says
+    /// Applies a document to the fleet
     #[command(
         after_help = "Examples:\n  mvm fleet apply fleet.json --dry-run\n  mvm fleet apply fleet.json --wait --coordinator 10.0.1.1:4433"
     )]
@@ -32,7 +32,7 @@ pub enum Command {
         file: PathBuf,
         #[command(flatten)]
         inputs: Inputs,
-        /// Only say what would be done
+        /// Only show what would be done
         #[arg(long)]
         dry_run: bool,
         /// Wait until it is there, for at most this many seconds
@@ -42,16 +42,16 @@ pub enum Command {
     /// Prints the fleet's document
     #[command(after_help = "Examples:\n  mvm fleet show > fleet.json")]
     Show,
-    /// Says how far the fleet is
+    /// Shows how far the fleet has come with its document
     #[command(after_help = "Examples:\n  mvm fleet status\n  mvm fleet status -o json")]
     Status,
     /// Lists the nodes, or shows one
     #[command(after_help = "Examples:\n  mvm fleet nodes\n  mvm fleet nodes node-1")]
     Nodes {
-        /// Only this one, with all that it says of itself
+        /// Only this node, with all that it reports
         node: Option<Name>,
     },
-    /// Makes a machine a node of the fleet; nodes that have joined do it by themselves
+    /// Adds a machine to the fleet as a node; nodes that have joined do so by themselves
     #[command(
         after_help = "Examples:\n  mvm fleet add node-1 10.0.1.5:4433\n  mvm fleet add node-1 unix:/var/lib/mvm/agent.sock"
     )]
@@ -77,13 +77,13 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "86400")]
         wait: Option<u64>,
     },
-    /// Gives a node nothing more; it keeps and serves what it has
+    /// Assigns nothing more to a node; it keeps and serves what it has
     #[command(after_help = "Examples:\n  mvm fleet cordon node-1")]
     Cordon {
         /// Its name
         node: Name,
     },
-    /// Gives a node that was drained or cordoned its part again
+    /// Lets a drained or cordoned node take its share again
     #[command(after_help = "Examples:\n  mvm fleet uncordon node-1")]
     Uncordon {
         /// Its name

@@ -12,8 +12,8 @@ pub struct Globals {
     /// State directory [default: /var/lib/mvm as root, else ~/.local/state/mvm]
     #[arg(long, global = true, env = "MVM_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// The coordinator of a fleet to ask, and not the agent of this machine; of several,
-    /// HOST:PORT,HOST:PORT, whichever answers
+    /// Ask this coordinator of a fleet instead of this machine's agent; of several
+    /// (HOST:PORT,HOST:PORT), whichever answers
     #[arg(long, global = true, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
     pub coordinator: Option<Coordinators>,
     /// How long a command waits for a fleet that has no leader, or whose coordinators do not answer;
@@ -26,8 +26,8 @@ pub struct Globals {
         default_value = "60s"
     )]
     pub patience: Wait,
-    /// Directory of the identity to show to it [default: /etc/mvm/identity as root, else
-    /// ~/.config/mvm/identity]
+    /// Directory of the identity to show to the coordinator [default: /etc/mvm/identity as root,
+    /// else ~/.config/mvm/identity]
     #[arg(long, global = true, env = "MVM_IDENTITY", value_name = "DIR")]
     pub identity: Option<PathBuf>,
     /// Whether that was on the command line, and not in the environment.

@@ -31,7 +31,7 @@ pub enum KernelCommand {
     Fetch,
     /// Removes a kernel; images that were built with it keep their copy
     #[command(
-        after_help = "Examples:\n  mvm kernel remove 6.1.0-18-cloud-amd64\n  mvm kernel remove 3f0c64d1\n\nA kernel that a pool names is kept (`in_use`). Where it was the default, the first of the others\nby name is that from now on."
+        after_help = "Examples:\n  mvm kernel remove 6.1.0-18-cloud-amd64\n  mvm kernel remove 3f0c64d1\n\nA kernel that a pool names is kept (`in_use`). If it was the default, the first of the others\nby name becomes the default."
     )]
     Remove {
         /// Its name, its digest, or the first digits of that
@@ -48,22 +48,22 @@ pub enum ImageCommand {
     /// Lists the images
     #[command(after_help = "Examples:\n  mvm image list")]
     List,
-    /// Receives an image from another node of the fleet; goes on where it was cut off
+    /// Fetches an image from another node of the fleet; resumes a transfer that was cut off
     #[command(after_help = "Examples:\n  mvm image fetch 3f0c64d1 --from 10.0.1.5:4433")]
     Fetch {
         /// Its digest, whole
         digest: String,
-        /// A node that has it; the first that gives it serves
+        /// A node that has the image; of several, the first that delivers it
         #[arg(long, required = true, value_name = "HOST:PORT")]
         from: Vec<String>,
-        /// What it has to be, as `mvm image list -o json` of a trusted node says
+        /// The content that it must have, as `mvm image list -o json` shows it on a trusted node
         #[arg(long, value_name = "DIGEST")]
         content: Option<String>,
     },
     /// Removes images that no pool and no instance needs
     #[command(after_help = "Examples:\n  mvm image gc --dry-run\n  mvm image gc")]
     Gc {
-        /// Only say what would go
+        /// Only show what would be removed
         #[arg(long)]
         dry_run: bool,
     },

@@ -84,7 +84,7 @@ pub enum Command {
         #[command(flatten)]
         length: LeaseLength,
     },
-    /// Opens an OpenSSH session, or runs a command by SSH; wakes the instance
+    /// Opens an OpenSSH session, or runs a command over SSH; wakes the instance
     #[command(
         after_help = "Examples:\n  mvm instance ssh ci/runners/i-0123abcd\n  mvm instance ssh ci/runners/i-0123abcd -- uname -a"
     )]
@@ -97,7 +97,7 @@ pub enum Command {
         #[arg(last = true)]
         command: Vec<String>,
     },
-    /// Runs a command by the guest's agent; needs no network; wakes the instance
+    /// Runs a command through the guest's agent; needs no network; wakes the instance
     #[command(
         after_help = "Examples:\n  mvm instance exec ci/runners/i-0123abcd -- make test\n  mvm instance exec -it ci/runners/i-0123abcd -- bash"
     )]
@@ -116,15 +116,16 @@ pub enum Command {
     },
     /// Shows the console
     #[command(
-        after_help = "Examples:\n  mvm instance logs ci/runners/i-0123abcd -f\n  mvm instance logs ci/runners/i-0123abcd --raw\n\nOn a terminal, what could move its cursor is escaped; a file or a pipe gets the bytes."
+        after_help = "Examples:\n  mvm instance logs ci/runners/i-0123abcd -f\n  mvm instance logs ci/runners/i-0123abcd --raw\n\nOn a terminal, what could move the cursor is escaped; a file or a pipe gets the bytes as they are."
     )]
     Logs {
         /// tenant/pool/id
         instance: InstanceRef,
-        /// Go on showing what is added
+        /// Keep showing new output
         #[arg(long, short)]
         follow: bool,
-        /// The bytes as they are, also on a terminal: a guest's words can move its cursor and worse
+        /// Print the bytes as they are, even on a terminal, where a guest's output can move the
+        /// cursor and worse
         #[arg(long)]
         raw: bool,
     },
@@ -170,10 +171,10 @@ pub struct Exec {
 pub struct ExecOptions {
     #[command(flatten)]
     length: LeaseLength,
-    /// Give it our standard input
+    /// Pass standard input to the command
     #[arg(long, short)]
     interactive: bool,
-    /// Give it a terminal
+    /// Give the command a terminal
     #[arg(long, short)]
     tty: bool,
     #[command(flatten)]

@@ -47,25 +47,25 @@ Examples:
     Logs {
         /// The job
         job: JobId,
-        /// Go on until the job has ended
+        /// Keep showing output until the job has ended
         #[arg(long, short)]
         follow: bool,
     },
-    /// Ends jobs: those that wait at once, those that run after a moment to end by themselves
+    /// Cancels jobs: queued ones at once, running ones after a moment to end by themselves
     #[command(after_help = "Examples:\n  mvm job cancel j-0123abcd")]
     Cancel {
         /// The jobs
         #[arg(required = true)]
         jobs: Vec<JobId>,
     },
-    /// Waits until a job has ended; exits as its command did
+    /// Waits until a job has ended, and exits with its command's status
     #[command(after_help = "\
 Examples:
   mvm job wait j-0123abcd
   mvm job wait j-0123abcd --timeout 600
 
-Exit status: the command's; 124 after the job's timeout, 130 if it was canceled, 125 if it was lost
-or mvm failed, or has not ended within --timeout.")]
+Exit status: the command's; 124 after the job's timeout, 130 if it was canceled, 125 if it was lost,
+if mvm failed, or if it has not ended within --timeout.")]
     Wait {
         /// The job
         job: JobId,
@@ -73,7 +73,7 @@ or mvm failed, or has not ended within --timeout.")]
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
     },
-    /// Copies what a job has left to a local folder
+    /// Copies a job's artifacts to a local folder
     #[command(
         after_help = "Examples:\n  mvm job artifacts j-0123abcd\n  mvm job artifacts j-0123abcd ./out"
     )]
@@ -118,14 +118,14 @@ pub struct Options {
     /// without one, as long as the command runs]
     #[arg(long, value_name = "SECONDS")]
     pub lease: Option<u64>,
-    /// Before all jobs with a lower one, -100 to 100
+    /// Runs before all jobs of lower priority, -100 to 100
     #[arg(long, default_value_t = 0, allow_hyphen_values = true,
           value_parser = clap::value_parser!(i8).range(-100..=100))]
     priority: i8,
     /// Run it again, at most this many times (0 to 10), if it fails, times out or is lost
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
     retries: u8,
-    /// If it succeeds, its copy of this cache becomes the pool's
+    /// If the job succeeds, its copy of this cache becomes the pool's
     #[arg(long, value_name = "NAME")]
     cache_commit: Vec<Name>,
 }

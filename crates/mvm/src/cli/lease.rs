@@ -18,18 +18,18 @@ pub enum Command {
         /// Only those of this tenant, or tenant/pool
         of: Option<ListScope>,
     },
-    /// Gives a lease another length, from now on
+    /// Sets how long a lease lasts from now
     #[command(
         after_help = "Examples:\n  mvm lease extend l-0123abcd --lease 7200\n  mvm lease extend ci/runners/i-0123abcd --lease 7200"
     )]
     Extend {
         /// The lease, or the instance that it is on
         lease: String,
-        /// Its length from now on, in seconds
+        /// How long the lease lasts from now, in seconds
         #[arg(long = "lease", value_name = "SECONDS", default_value_t = 3600)]
         seconds: u64,
     },
-    /// Ends a lease now, a job's too; the instance is recycled by its pool's rule
+    /// Ends a lease now, even a job's; its instance is recycled by the pool's rule
     #[command(after_help = "Examples:\n  mvm lease release l-0123abcd")]
     Release {
         /// The lease, or the instance that it is on

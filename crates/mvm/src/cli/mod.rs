@@ -126,7 +126,7 @@ pub enum Command {
     /// The API: what programs call
     #[command(subcommand, after_help = "Examples:\n  mvm api describe > openapi.json")]
     Api(api::Command),
-    /// Other machines: what instances do there
+    /// A fleet's coordinator, and instances on other machines
     #[command(
         subcommand,
         after_help = "Examples:\n  mvm coordinator wake --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd"
@@ -155,7 +155,7 @@ pub enum Command {
         after_help = "Examples:\n  mvm doctor\n  mvm doctor --output json\n  mvm doctor --production"
     )]
     Doctor(doctor::Doctor),
-    /// Measures how long the ways to a running command take
+    /// Measures how long each way to a running command takes
     Bench(bench::Bench),
     /// Shows what has happened to instances
     Events(events::Events),
@@ -174,7 +174,7 @@ pub enum Command {
     /// Writes the manual pages
     #[command(after_help = "Examples:\n  mvm man /usr/local/share/man/man1\n  mvm man | man -l -")]
     Man {
-        /// Where to; without it, mvm(1) is printed
+        /// The folder to write to; without it, mvm(1) is printed
         dir: Option<PathBuf>,
     },
 }

@@ -10,12 +10,13 @@ use mvm_api::types::{DifferenceKind, NetworkReport};
 /// The node's network.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Compares the kernel's links, addresses and firewall rules with what they should be; exits 1 where
-    /// something differs
+    /// Compares the kernel's links, addresses and firewall rules with what they should be; exits 1
+    /// if something differs
     #[command(after_help = "Examples:\n  mvm net verify\n  mvm net verify --output json")]
     Verify,
-    /// Shows what is left of state directories that are gone for good (links, firewall tables, processes
-    /// of machines), and removes it; nothing of one that lives. Needs no agent
+    /// Shows what is left of state directories that are gone for good (links, firewall tables,
+    /// processes of machines), and removes it, but nothing of a state directory that exists. Needs
+    /// no agent
     #[command(
         after_help = "Examples:\n  mvm net clean\n  mvm net clean --yes\n  mvm net clean --netns ci --output json"
     )]

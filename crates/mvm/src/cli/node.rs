@@ -19,7 +19,7 @@ use std::path::PathBuf;
 /// Nodes.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Prints a token with which a machine becomes a node, once
+    /// Prints a token with which one machine can become a node
     #[command(
         after_help = "Examples:\n  mvm node invite node-1 --address 10.0.1.1:4433 > token\n  mvm node invite node-1 --ttl 15m --coordinator 10.0.1.1:4433 | ssh node-1 mvm node join -"
     )]
@@ -48,8 +48,8 @@ pub enum Command {
         #[command(flatten)]
         signer_options: SignerOptions,
     },
-    /// Has this machine leave its fleet: another one, or a fleet that was made anew, may take it.
-    /// What it holds stays
+    /// Makes this machine leave its fleet, so that another one, or one that was made anew, may take
+    /// it. What the machine holds stays
     #[command(after_help = "Examples:\n  mvm node leave")]
     Leave,
     /// Removes a node: no certificate of it, and no token for it, is accepted any more

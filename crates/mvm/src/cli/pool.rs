@@ -46,7 +46,7 @@ pub enum Command {
         /// tenant/pool
         pool: PoolRef,
     },
-    /// Changes a pool; idle instances are replaced by such ones, leased ones keep their shape
+    /// Changes a pool; idle instances are replaced to match, leased ones keep their shape
     #[command(
         after_help = "Examples:\n  mvm pool update ci/runners --mem 8192\n  mvm pool update ci/runners --egress allow --allow 10.20.0.0/16:443/tcp --allow 10.20.0.2:53"
     )]
@@ -74,10 +74,10 @@ pub enum Command {
         /// What becomes of an instance after a job
         #[arg(long, value_enum)]
         recycle: Option<Recycle>,
-        /// These caches, and no others; "" for none. Those that are there keep what is in them
+        /// The pool's caches from now on; "" for none. Caches that stay keep their content
         #[arg(long, value_name = "NAME:PATH:SIZE")]
         cache: Vec<String>,
-        /// What the template's guest runs before it is snapshotted; "" for nothing
+        /// Shell command that the template's guest runs before the snapshot; "" for none
         #[arg(long, value_name = "COMMAND")]
         prewarm: Option<String>,
         #[command(flatten)]
@@ -87,7 +87,7 @@ pub enum Command {
     },
     /// Builds the pool's image and makes it current
     #[command(
-        after_help = "Examples:\n  mvm pool build ci/runners\n  mvm pool build ci/runners --override-input nixpkgs=path:/srv/debian-pkgs\n  mvm pool build ci/runners --cancel\n\nThe agent builds: who interrupts this command (Ctrl-C) is told that it goes on. `building_since` in\n`mvm pool info` says whether it does."
+        after_help = "Examples:\n  mvm pool build ci/runners\n  mvm pool build ci/runners --override-input nixpkgs=path:/srv/debian-pkgs\n  mvm pool build ci/runners --cancel\n\nThe agent runs the build, which goes on if this command is interrupted (Ctrl-C). `building_since` in\n`mvm pool info` shows a build that is under way."
     )]
     Build {
         /// tenant/pool
@@ -141,7 +141,7 @@ pub enum Command {
         after_help = "Examples:\n  mvm pool expose ci/runners --listen 127.0.0.1:8080 --to 80\n  mvm pool expose ci/runners --listen 0.0.0.0:2222 --to 22 --max-connections 4 --idle 300\n  mvm pool expose --list"
     )]
     Expose(expose::Expose),
-    /// Takes a pool's ports away, with the connections through them
+    /// Closes a pool's ports, and the connections through them
     #[command(
         after_help = "Examples:\n  mvm pool unexpose ci/runners\n  mvm pool unexpose ci/runners --listen 127.0.0.1:8080"
     )]
@@ -181,7 +181,7 @@ pub struct Shape {
     /// A disk of this many MiB at PATH, whose content jobs pass on to later jobs
     #[arg(long, value_name = "NAME:PATH:SIZE")]
     cache: Vec<Cache>,
-    /// What the template's guest runs, by sh -c, before it is snapshotted: to heat caches
+    /// Shell command that the template's guest runs (sh -c) before the snapshot, to warm caches
     #[arg(long, value_name = "COMMAND")]
     prewarm: Option<String>,
     #[command(flatten)]
@@ -241,13 +241,13 @@ impl Policy {
 /// What of the outside instances may reach.
 #[derive(Clone, Debug, Args)]
 pub struct EgressOptions {
-    /// What of the outside instances may reach; in force for running ones at once [default: open]
+    /// What instances may reach outside; applies to running instances at once [default: open]
     #[arg(long, value_enum)]
     egress: Option<Mode>,
-    /// With --egress allow, what may be reached; with open, what of the closed networks
+    /// With --egress allow, what may be reached; with open, exceptions to the closed networks
     #[arg(long, value_name = "CIDR[:PORT[/PROTO]]", requires = "egress")]
     allow: Vec<Destination>,
-    /// The networks of the host's own links may be reached as well
+    /// Also allow the networks of the host's own links
     #[arg(long, requires = "egress")]
     allow_lan: bool,
 }

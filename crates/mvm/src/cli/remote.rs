@@ -84,10 +84,10 @@ fn tls(address: String, credentials: &Arc<Credentials>) -> Client {
 /// A node that is called directly; the coordinator is asked where none is named.
 #[derive(Clone, Debug, Args)]
 pub struct Remote {
-    /// The node's address; the port may be left out where it is 4433
+    /// The node's address; the port is 4433 where it is left out
     #[arg(long, value_name = "HOST:PORT")]
     pub node: Option<Address>,
-    /// The name that the node must have; any node of the same authority without it
+    /// The name that the node must have; without it, any node of the same authority will do
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<Name>,
     #[command(flatten)]

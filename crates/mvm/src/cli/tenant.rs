@@ -24,7 +24,7 @@ pub enum Command {
         /// IPv4 network, /8 to /29; .1 is the gateway
         #[arg(long, value_name = "CIDR")]
         subnet: ipnet::Ipv4Net,
-        /// Take a network of the internet, whose true hosts guests then do not reach
+        /// Allow a subnet of the internet; guests then cannot reach the real hosts in it
         #[arg(long)]
         allow_public_subnet: bool,
         #[command(flatten)]
@@ -39,7 +39,7 @@ pub enum Command {
         /// The tenant
         name: Name,
     },
-    /// Changes quotas; what is not named stays
+    /// Changes quotas; those not given stay as they are
     #[command(after_help = "Examples:\n  mvm tenant update ci --max-running 32")]
     Update {
         /// The tenant

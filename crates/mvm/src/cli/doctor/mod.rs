@@ -30,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Arguments.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Doctor {
-    /// Check as well what matters on a machine that others rely on
+    /// Also check what matters on a machine that others rely on
     #[arg(long)]
     production: bool,
 }

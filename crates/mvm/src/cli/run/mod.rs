@@ -44,20 +44,20 @@ pub struct Run {
     /// Copy a file or folder to /work in the guest, or to another folder
     #[arg(long = "in", value_name = "PATH[:FOLDER]")]
     inputs: Vec<String>,
-    /// Copy a file or folder of the guest back to here, or to another folder
+    /// Copy a file or folder from the guest to the working directory, or to another folder
     #[arg(long = "out", value_name = "PATH[:FOLDER]")]
     outputs: Vec<String>,
     #[command(flatten)]
     copying: Copying,
     #[command(flatten)]
     options: Options,
-    /// Give it our standard input; not queued
+    /// Pass standard input to the command; not queued
     #[arg(long, short, conflicts_with_all = QUEUE_ONLY)]
     interactive: bool,
-    /// Give it a terminal; not queued
+    /// Give the command a terminal; not queued
     #[arg(long, short, conflicts_with_all = QUEUE_ONLY)]
     tty: bool,
-    /// Say on standard error what took how long
+    /// Print on standard error how long each step took
     #[arg(long)]
     timings: bool,
     /// The command and its arguments
