@@ -1,6 +1,6 @@
 //! The paths of the API.
 
-use mvm_model::{InstanceRef, LeaseId, Name, PoolRef};
+use mvm_model::{Digest, InstanceRef, LeaseId, Name, PoolRef};
 
 /// The agent itself.
 pub const AGENT: &str = "/v1/agent";
@@ -76,7 +76,7 @@ pub fn image_manifest(digest: &str) -> String {
 }
 
 /// Returns the path of a part's bytes, from byte `offset` on.
-pub fn image_part(digest: &str, part: &str, offset: u64) -> String {
+pub fn image_part(digest: Digest, part: &str, offset: u64) -> String {
     format!("{IMAGES}/{digest}/parts/{part}?offset={offset}")
 }
 

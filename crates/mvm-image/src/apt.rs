@@ -59,7 +59,7 @@ pub(crate) async fn fetch(
         }
         other => other?,
     };
-    kernel::set_default(store, &info.digest)?;
+    kernel::set_default(store, info.digest)?;
     Ok(KernelInfo { default: true, ..info })
 }
 

@@ -10,7 +10,8 @@ use crate::revision::{MANIFEST, load, load_whole, parts_of};
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, now_ms};
 use crate::workdir::WorkDir;
 use crate::{folder, initrd, kernel, stage};
-use sha2::{Digest, Sha256};
+use mvm_model::Digest;
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -81,11 +82,11 @@ pub(crate) async fn build(
     // One image is assembled at a time: two equal ones would do the work twice, and two different
     // ones share the disk.
     let _turn = store.assembling.lock().await;
-    if let Some(revision) = load(&store.images_dir().join(&digest))? {
-        stage_note(progress, "cached", revision.short().to_owned());
+    if let Some(revision) = load(&store.images_dir().join(digest.to_string()))? {
+        stage_note(progress, "cached", revision.short());
         return Ok(revision);
     }
-    assemble(store, req, ingredients, &digest, work, progress).await
+    assemble(store, req, ingredients, digest, work, progress).await
 }
 
 /// Returns the init that the image contains and no guest runs; `None` if there is none, or if it is
@@ -132,7 +133,7 @@ fn stage_note(progress: &UnboundedSender<Progress>, name: &'static str, detail: 
     let _ = progress.send(Progress::Stage { name, detail });
 }
 
-fn digest(store: &ImageStore, from: &Ingredients) -> String {
+fn digest(store: &ImageStore, from: &Ingredients) -> Digest {
     let mut hash = Sha256::new();
     let profile = from.profile.to_string_lossy();
     hash.update(format!(
@@ -142,7 +143,7 @@ fn digest(store: &ImageStore, from: &Ingredients) -> String {
     for path in &from.closure {
         hash.update(format!("path {path}\n"));
     }
-    mvm_model::hex::digits(hash.finalize())
+    Digest::from_bytes(hash.finalize().into())
 }
 
 /// Builds the flake's `kernel` package and imports it into the store, once per store path.
@@ -182,7 +183,7 @@ async fn assemble(
     store: &ImageStore,
     req: &BuildRequest,
     from: Ingredients,
-    digest: &str,
+    digest: Digest,
     work: WorkDir,
     progress: &UnboundedSender<Progress>,
 ) -> Result<Revision> {
@@ -217,8 +218,8 @@ async fn assemble(
         revision.parts = parts_of(&dir)?;
         revision.size_bytes = revision.parts.iter().map(|part| part.size).sum();
         write(&dir.join(MANIFEST), &json(&revision))?;
-        stage_note(&note, "publish", revision.short().to_owned());
-        let to = store.images_dir().join(&revision.digest);
+        stage_note(&note, "publish", revision.short());
+        let to = store.images_dir().join(revision.digest.to_string());
         work.publish(&to)?;
         load_whole(&to)
     })
@@ -234,15 +235,20 @@ fn check_room(images: &Path, closure: &[String]) -> Result<()> {
     }
 }
 
-fn describe(store: &ImageStore, req: &BuildRequest, from: &Ingredients, digest: &str) -> Revision {
+fn describe(
+    store: &ImageStore,
+    req: &BuildRequest,
+    from: &Ingredients,
+    digest: Digest,
+) -> Revision {
     Revision {
-        digest: digest.to_owned(),
+        digest,
         dir: PathBuf::new(),
         root: PathBuf::new(),
         kernel: PathBuf::new(),
         initrd: PathBuf::new(),
         platform: from.kernel.platform,
-        kernel_digest: from.kernel.digest.clone(),
+        kernel_digest: from.kernel.digest,
         kernel_version: from.kernel.version.clone(),
         built_at: now_ms(),
         size_bytes: 0,
@@ -267,11 +273,11 @@ fn put_kernel(kernel: &KernelInfo, dir: &Path) -> Result<()> {
 
 /// Runs mkfs.erofs(1) without compression: decompressing costs a guest, above all an emulated one,
 /// more than the disk costs the host, where one image in the page cache serves a whole pool.
-async fn make_erofs(store: &ImageStore, digest: &str, work: &WorkDir, tree: &Path) -> Result<()> {
+async fn make_erofs(store: &ImageStore, digest: Digest, work: &WorkDir, tree: &Path) -> Result<()> {
     let to = &work.path().join("root.erofs");
     // The same tree must give the same file: no times, owners, attributes or random UUID.
-    let part = |range| digest.get(range).unwrap_or("0");
-    let uuid = [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-");
+    let digits = digest.to_string();
+    let uuid = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]).join("-");
     let ended = Tool::new(&store.tools.mkfs_erofs, "erofs-utils")
         .args(["--quiet", "-T1", "-x-1", "--all-root", "-U", &uuid])
         .args([to.as_path(), tree])

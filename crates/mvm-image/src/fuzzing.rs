@@ -24,7 +24,7 @@ pub fn kernel(bytes: &[u8]) -> bool {
 pub fn manifest(bytes: &[u8]) -> bool {
     let digest = "ab".repeat(32);
     let Ok(revision) = transfer::checked(bytes, &digest, None) else { return false };
-    assert_eq!(revision.digest, digest);
+    assert_eq!(revision.digest.to_string(), digest);
     let shown = [&revision.kernel_version, &revision.flake, &revision.profile, &revision.out_path];
     assert!(shown.iter().all(|text| !text.chars().any(char::is_control)));
     let content = revision.content();

@@ -6,6 +6,7 @@ use crate::layout::ImageStore;
 use crate::transfer::Incoming;
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Removed, Revision};
 use crate::{apt, build, disk, kernel, nix, revision, transfer, workdir};
+use mvm_model::Digest;
 use std::collections::BTreeSet;
 use std::path::Path;
 use tokio::sync::mpsc;
@@ -56,10 +57,10 @@ impl ImageStore {
         transfer::receive(self, manifest, digest, content)
     }
 
-    /// Removes revisions whose full digests are not `in_use`, and leftovers of interrupted builds.
+    /// Removes revisions whose digests are not `in_use`, and leftovers of interrupted builds.
     /// Returns what was removed, or with `dry_run` would be, with its bytes on disk. The caller
     /// must make sure that no build whose result it wants is under way.
-    pub fn remove_unused(&self, in_use: &BTreeSet<String>, dry_run: bool) -> Result<Vec<Removed>> {
+    pub fn remove_unused(&self, in_use: &BTreeSet<Digest>, dry_run: bool) -> Result<Vec<Removed>> {
         let mut removed = Vec::new();
         for dir in self.dirs() {
             removed.extend(workdir::sweep(&dir, dry_run)?);
@@ -70,7 +71,7 @@ impl ImageStore {
             if !dry_run {
                 workdir::remove(&revision.dir)?;
             }
-            removed.push(Removed { digest: revision.digest, bytes });
+            removed.push(Removed { digest: revision.digest.to_string(), bytes });
         }
         Ok(removed)
     }
@@ -120,7 +121,7 @@ impl ImageStore {
     /// Makes a kernel the default. Errors: `kernel_missing`, `ambiguous`.
     pub fn set_default_kernel(&self, name_or_digest: &str) -> Result<KernelInfo> {
         let kernel = self.kernel(name_or_digest)?;
-        kernel::set_default(self, &kernel.digest)?;
+        kernel::set_default(self, kernel.digest)?;
         Ok(KernelInfo { default: true, ..kernel })
     }
 

@@ -8,7 +8,8 @@ use crate::layout::ImageStore;
 use crate::modules::{LoadedModule, Tree};
 use crate::types::{KernelImport, KernelInfo, now_ms};
 use crate::workdir::{self, WorkDir};
-use sha2::{Digest, Sha256};
+use mvm_model::Digest;
+use sha2::{Digest as _, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -179,12 +180,12 @@ fn place(dir: &Path, version: &str, module: LoadedModule) -> (String, Vec<u8>) {
 fn keep(store: &ImageStore, incoming: &Incoming, name: &str, origin: &str) -> Result<KernelInfo> {
     let digest = digest(incoming);
     let kernels = store.kernels_dir();
-    let dir = kernels.join(&digest);
+    let dir = kernels.join(digest.to_string());
     if let Some(info) = load(&dir)? {
         return finish(store, info);
     }
     if let Some(other) = list(store)?.into_iter().find(|k| k.name == name) {
-        let digest = short(&other).to_owned();
+        let digest = other.digest.short();
         return Err(Error::KernelExists { name: name.to_owned(), digest });
     }
     let work = WorkDir::new_in(&kernels)?;
@@ -217,13 +218,13 @@ fn keep(store: &ImageStore, incoming: &Incoming, name: &str, origin: &str) -> Re
 
 fn finish(store: &ImageStore, mut info: KernelInfo) -> Result<KernelInfo> {
     if default_digest(store)?.is_none() {
-        set_default(store, &info.digest)?;
+        set_default(store, info.digest)?;
     }
-    info.default = default_digest(store)?.as_deref() == Some(&info.digest);
+    info.default = default_digest(store)? == Some(info.digest);
     Ok(info)
 }
 
-fn digest(incoming: &Incoming) -> String {
+fn digest(incoming: &Incoming) -> Digest {
     let mut hash = Sha256::new();
     hash.update((incoming.vmlinux.len() as u64).to_le_bytes());
     hash.update(&incoming.vmlinux);
@@ -233,7 +234,7 @@ fn digest(incoming: &Incoming) -> String {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     }
-    mvm_model::hex::digits(hash.finalize())
+    Digest::from_bytes(hash.finalize().into())
 }
 
 fn load(dir: &Path) -> Result<Option<KernelInfo>> {
@@ -252,7 +253,7 @@ pub(crate) fn list(store: &ImageStore) -> Result<Vec<KernelInfo>> {
             continue; // `default`
         }
         if let Some(mut info) = load(&path)? {
-            info.default = default.as_ref() == Some(&info.digest);
+            info.default = default == Some(info.digest);
             all.push(info);
         }
     }
@@ -264,10 +265,10 @@ pub(crate) fn list(store: &ImageStore) -> Result<Vec<KernelInfo>> {
 /// other has.
 pub(crate) fn find(store: &ImageStore, wanted: &str) -> Result<KernelInfo> {
     let mut all = list(store)?;
-    if let Some(i) = all.iter().position(|k| k.name == wanted || k.digest == wanted) {
+    if let Some(i) = all.iter().position(|k| k.name == wanted || k.digest.to_string() == wanted) {
         return Ok(all.swap_remove(i));
     }
-    all.retain(|k| wanted.len() >= 4 && k.digest.starts_with(wanted));
+    all.retain(|k| wanted.len() >= 4 && k.digest.begins_with(wanted));
     match (all.len(), all.pop()) {
         (1, Some(kernel)) => Ok(kernel),
         (0, _) | (_, None) => Err(Error::KernelMissing { wanted: Some(wanted.to_owned()) }),
@@ -280,21 +281,19 @@ pub(crate) fn default(store: &ImageStore) -> Result<Option<KernelInfo>> {
     Ok(list(store)?.into_iter().find(|kernel| kernel.default))
 }
 
-fn short(kernel: &KernelInfo) -> &str {
-    kernel.digest.get(..12).unwrap_or(&kernel.digest)
-}
-
-fn default_digest(store: &ImageStore) -> Result<Option<String>> {
+/// Returns the digest of the default kernel; `None` if there is none, or if the file that names it
+/// is damaged.
+fn default_digest(store: &ImageStore) -> Result<Option<Digest>> {
     let path = store.kernels_dir().join("default");
     match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Ok(text) => Ok(text.trim().parse().ok()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("read", &path, e)),
     }
 }
 
-/// Makes the kernel with this full digest the default.
-pub(crate) fn set_default(store: &ImageStore, digest: &str) -> Result<()> {
+/// Makes the kernel with this digest the default.
+pub(crate) fn set_default(store: &ImageStore, digest: Digest) -> Result<()> {
     let dir = store.kernels_dir();
     let to = dir.join("default");
     let made = tempfile::Builder::new().prefix(".tmp-default").tempfile_in(&dir);
@@ -314,7 +313,7 @@ pub(crate) fn remove(store: &ImageStore, wanted: &str) -> Result<KernelInfo> {
 /// One step of a removal. A crash may come between any two.
 #[derive(Debug)]
 enum Removal {
-    SetDefault(String),
+    SetDefault(Digest),
     ForgetDefault,
     RemoveFiles(PathBuf),
 }
@@ -334,7 +333,7 @@ fn removal(store: &ImageStore, kernel: &KernelInfo) -> Result<Vec<Removal>> {
 impl Removal {
     fn carry_out(&self, store: &ImageStore) -> Result<()> {
         match self {
-            Removal::SetDefault(digest) => set_default(store, digest),
+            Removal::SetDefault(digest) => set_default(store, *digest),
             Removal::ForgetDefault => {
                 let dir = store.kernels_dir();
                 let default = dir.join("default");

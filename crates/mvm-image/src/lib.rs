@@ -42,6 +42,6 @@ pub use error::{Error, Result};
 pub use layout::ImageStore;
 pub use transfer::Incoming;
 pub use types::{
-    BuildRequest, GuestBinary, KernelDigest, KernelImport, KernelInfo, Part, Platform, Progress,
-    Removed, Revision, Sandbox, Tools,
+    BuildRequest, GuestBinary, KernelImport, KernelInfo, Part, Platform, Progress, Removed,
+    Revision, Sandbox, Tools,
 };

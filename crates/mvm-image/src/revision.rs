@@ -5,6 +5,7 @@ use crate::fs::read_manifest;
 use crate::layout::ImageStore;
 use crate::types::{PARTS, Part, Revision};
 use sha2::{Digest, Sha256};
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -40,7 +41,7 @@ pub(crate) fn list(store: &ImageStore) -> Result<Vec<Revision>> {
             all.extend(load(&entry.path())?);
         }
     }
-    all.sort_by(|a, b| (b.built_at, &b.digest).cmp(&(a.built_at, &a.digest)));
+    all.sort_by_key(|revision| Reverse((revision.built_at, revision.digest)));
     Ok(all)
 }
 
@@ -55,7 +56,7 @@ pub(crate) fn find(store: &ImageStore, digest: &str) -> Result<Revision> {
         return Ok(revision);
     }
     let mut fitting = list(store)?;
-    fitting.retain(|r| r.digest.starts_with(digest));
+    fitting.retain(|r| r.digest.begins_with(digest));
     let (count, kind) = (fitting.len(), "revision");
     match fitting.pop() {
         Some(revision) if count == 1 => Ok(revision),

@@ -11,7 +11,9 @@ use crate::layout::ImageStore;
 use crate::revision::{self, MANIFEST, digest_of, parts_of};
 use crate::types::{PARTS, Part, Revision};
 use crate::workdir::{self, INCOMING};
+use mvm_model::Digest;
 use rustix::fs::{FlockOperation, flock};
+use serde::Deserialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -75,14 +77,18 @@ pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> R
     if manifest.len() > MAX_MANIFEST {
         return Err(refused(format!("its manifest has more than {MAX_MANIFEST} bytes")));
     }
-    let mut revision: Revision = serde_json::from_slice(manifest)
-        .map_err(|e| refused(format!("its manifest cannot be read: {e}")))?;
-    if revision.digest != digest {
-        return Err(refused(format!("its manifest is of {:.64}", revision.digest)));
+    let unreadable = |e| refused(format!("its manifest cannot be read: {e}"));
+    let named: Named = serde_json::from_slice(manifest).map_err(unreadable)?;
+    if named.digest != digest {
+        return Err(refused(format!("its manifest is of {:.64}", named.digest)));
     }
     if !is_digest(digest) {
         return Err(refused("not a valid digest".to_owned()));
     }
+    if !is_digest(&named.kernel_digest) {
+        return Err(refused(impossible_value("kernel_digest")));
+    }
+    let mut revision: Revision = serde_json::from_slice(manifest).map_err(unreadable)?;
     let names: Vec<&str> = revision.parts.iter().map(|part| part.name.as_str()).collect();
     if names != PARTS {
         return Err(refused(format!("its parts are not {}", PARTS.join(", "))));
@@ -91,7 +97,7 @@ pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> R
         return Err(refused("a part has an impossible size or digest".to_owned()));
     }
     if let Some(field) = impossible(&revision) {
-        return Err(refused(format!("`{field}` of its manifest has an impossible value")));
+        return Err(refused(impossible_value(field)));
     }
     let found = revision.content();
     if content.is_some_and(|wanted| wanted != found) {
@@ -101,8 +107,19 @@ pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> R
     Ok(revision)
 }
 
+/// The digests in a manifest as its text has them, so that one that is none is refused by its name.
+#[derive(Deserialize)]
+struct Named {
+    digest: String,
+    kernel_digest: String,
+}
+
+fn impossible_value(field: &str) -> String {
+    format!("`{field}` of its manifest has an impossible value")
+}
+
 fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+    text.parse::<Digest>().is_ok()
 }
 
 fn is_text(text: &str) -> bool {
@@ -118,7 +135,6 @@ fn is_path(text: &str) -> bool {
 fn impossible(revision: &Revision) -> Option<&'static str> {
     let closure = &revision.closure;
     let fields = [
-        ("kernel_digest", is_digest(&revision.kernel_digest)),
         ("kernel_version", is_text(&revision.kernel_version)),
         ("built_at", revision.built_at <= MAX_TIME),
         ("flake", is_text(&revision.flake)),
@@ -132,8 +148,8 @@ fn impossible(revision: &Revision) -> Option<&'static str> {
 
 impl Incoming {
     /// Returns the image's digest.
-    pub fn digest(&self) -> &str {
-        &self.revision.digest
+    pub fn digest(&self) -> Digest {
+        self.revision.digest
     }
 
     /// Returns each part that is still missing, and how many of its bytes have arrived.
@@ -158,7 +174,7 @@ impl Incoming {
             return std::fs::rename(&path, self.dir.join(&part.name)).at("keep", &path);
         }
         std::fs::remove_file(&path).at("remove", &path)?;
-        let digest = self.revision.digest.clone();
+        let digest = self.revision.digest.to_string();
         Err(Error::ImageCorrupt { digest, part: part.name.clone() })
     }
 
@@ -169,7 +185,7 @@ impl Incoming {
             let why = format!("{there} of {} bytes of {} are there", part.size, part.name);
             return Err(Error::Damaged { path: self.dir, why });
         }
-        let to = self.images.join(&self.revision.digest);
+        let to = self.images.join(self.revision.digest.to_string());
         write(&self.dir.join(MANIFEST), &json(&self.revision))?;
         remove_if_there(&self.note())?;
         if !workdir::publish(&self.dir, &to)? {

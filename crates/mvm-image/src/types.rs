@@ -1,15 +1,13 @@
 //! The types that go into the store and come out of it.
 
+use mvm_model::Digest;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The files that make up an image, besides its manifest.
 pub(crate) const PARTS: [&str; 3] = ["initrd", "root.erofs", "vmlinux"];
-
-/// SHA-256, in hex, of a kernel and the modules kept with it.
-pub type KernelDigest = String;
 
 /// The static binary that is PID 1 in every guest, and its SHA-256 in hex.
 #[derive(Clone)]
@@ -45,7 +43,7 @@ pub struct BuildRequest {
     pub override_inputs: BTreeMap<String, String>,
     /// A kernel of this store by digest, digest prefix or name. `None` means the flake's own
     /// `kernel` package if it has one, otherwise the store's default kernel.
-    pub kernel: Option<KernelDigest>,
+    pub kernel: Option<String>,
 }
 
 /// What a flake's builders may do on this node.
@@ -72,8 +70,8 @@ pub enum Platform {
 /// One immutable, content-addressed image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
-    /// SHA-256 in hex of what went in: closure, guest binary, kernel, builder version.
-    pub digest: String,
+    /// The digest of what went in: closure, guest binary, kernel, builder version.
+    pub digest: Digest,
     /// The directory that holds all of the image's files.
     #[serde(skip)]
     pub dir: PathBuf,
@@ -89,7 +87,7 @@ pub struct Revision {
     /// How devices must be presented to this kernel.
     pub platform: Platform,
     /// The kernel's digest in the store.
-    pub kernel_digest: KernelDigest,
+    pub kernel_digest: Digest,
     /// The kernel's version, such as `6.1.0-41-cloud-amd64`.
     pub kernel_version: String,
     /// When the image was built, in milliseconds since the Unix epoch.
@@ -113,8 +111,8 @@ pub struct Revision {
 
 impl Revision {
     /// Returns the first 12 hex digits of the digest: what people see and type.
-    pub fn short(&self) -> &str {
-        self.digest.get(..12).unwrap_or(&self.digest)
+    pub fn short(&self) -> String {
+        self.digest.short()
     }
 
     /// Returns the SHA-256, in hex, over the names, lengths and digests of its parts: what the
@@ -150,8 +148,8 @@ pub struct Part {
 /// A kernel that the store holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelInfo {
-    /// SHA-256 in hex over the kernel and its modules.
-    pub digest: KernelDigest,
+    /// The digest of the kernel and its modules.
+    pub digest: Digest,
     /// The name that it was imported under; unique in the store.
     pub name: String,
     /// Version found in the image, such as `6.1.0-41-cloud-amd64`.

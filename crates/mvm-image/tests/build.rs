@@ -39,8 +39,8 @@ async fn a_profile_becomes_an_image_and_the_second_build_finds_it() {
     let again = store.build(&request, &quiet()).await.unwrap();
     println!("second build {:?}", began.elapsed());
     assert_eq!(again, revision);
-    assert_eq!(names(&root.path().join("images")), [revision.digest.as_str()]);
-    assert_eq!(store.get(revision.short()).unwrap(), revision);
+    assert_eq!(names(&root.path().join("images")), [revision.digest.to_string()]);
+    assert_eq!(store.get(&revision.short()).unwrap(), revision);
     assert_eq!(store.get("0123456789ab").unwrap_err().code(), Code::RevisionMissing);
 
     // Another guest binary gives another image, of the same tree.
@@ -51,15 +51,15 @@ async fn a_profile_becomes_an_image_and_the_second_build_finds_it() {
 
     // Garbage collection keeps what is in use, and removes leftovers.
     std::fs::create_dir(root.path().join("images/.tmp-killed")).unwrap();
-    let in_use: BTreeSet<String> = [revision.digest.clone()].into();
+    let in_use = BTreeSet::from([revision.digest]);
     let would = store.remove_unused(&in_use, true).unwrap();
     assert_eq!(store.list().unwrap().len(), 2);
     let removed = store.remove_unused(&in_use, false).unwrap();
     assert_eq!(would, removed);
     let digests: BTreeSet<_> = removed.iter().map(|r| r.digest.as_str()).collect();
-    assert_eq!(digests, BTreeSet::from([".tmp-killed", changed.digest.as_str()]));
+    assert_eq!(digests, BTreeSet::from([".tmp-killed", &changed.digest.to_string()]));
     assert!(removed.iter().any(|r| r.bytes > 1 << 20));
-    assert_eq!(names(&root.path().join("images")), [revision.digest.as_str()]);
+    assert_eq!(names(&root.path().join("images")), [revision.digest.to_string()]);
     store.kernel_remove(&kernel.name).unwrap();
     assert!(revision.kernel.is_file(), "a revision keeps its own kernel");
     let error = store.build(&request, &quiet()).await.unwrap_err();
@@ -116,7 +116,7 @@ async fn a_build_that_is_dropped_leaves_nothing() {
         }
     }
     let revision = store.build(&request, &quiet()).await.unwrap();
-    assert_eq!(names(&root.path().join("images")), [revision.digest]);
+    assert_eq!(names(&root.path().join("images")), [revision.digest.to_string()]);
 }
 
 #[tokio::test]

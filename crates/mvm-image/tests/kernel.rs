@@ -34,7 +34,10 @@ async fn the_distributions_kernel_is_fetched_with_its_modules_in_order() {
     }
     // Fetching again gives the same kernel, and nothing is left over.
     assert_eq!(fetched_kernel(&store).await.digest, kernel.digest);
-    assert_eq!(common::names(&root.path().join("kernels")), ["default", kernel.digest.as_str()]);
+    assert_eq!(
+        common::names(&root.path().join("kernels")),
+        ["default", &kernel.digest.to_string()]
+    );
 
     // Without its modules the kernel cannot mount a root, and the import says so.
     let error = store.kernel_import(&kernel.path, KernelImport::default()).await.unwrap_err();
@@ -46,7 +49,7 @@ async fn the_distributions_kernel_is_fetched_with_its_modules_in_order() {
     let opts = KernelImport { initrd_modules: Some(modules), name: Some("mine".to_owned()) };
     assert_eq!(store.kernel_import(&kernel.path, opts).await.unwrap().digest, kernel.digest);
 
-    assert_eq!(store.kernel(&kernel.digest[..8]).unwrap().digest, kernel.digest);
+    assert_eq!(store.kernel(&kernel.digest.to_string()[..8]).unwrap().digest, kernel.digest);
     assert_eq!(store.kernel("nosuch").unwrap_err().code(), Code::KernelMissing);
     store.kernel_remove(&kernel.name).unwrap();
     assert!(store.default_kernel().unwrap().is_none());

@@ -5,7 +5,7 @@ mod support;
 
 use divan::Bencher;
 use mvm_model::plan::{Failures, plan};
-use mvm_model::{Counts, Instance, Pool, State};
+use mvm_model::{Counts, Digest, Instance, Pool, State};
 
 fn main() {
     divan::main();
@@ -14,7 +14,7 @@ fn main() {
 fn pool(each: u32) -> Pool {
     let counts = Counts { running: each, warm: each, sleeping: each };
     let mut pool = Pool { desired: Some(counts), ..support::pool() };
-    pool.record_build("r1", 0);
+    pool.record_build(Digest::of("r1"), 0);
     pool
 }
 

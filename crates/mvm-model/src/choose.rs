@@ -1,6 +1,7 @@
 //! Chooses the instance for a claim.
 
 use crate::Millis;
+use crate::digest::Digest;
 use crate::instance::Instance;
 use crate::pool::Recycle;
 use crate::state::State;
@@ -13,14 +14,14 @@ use crate::state::State;
 /// and its memory may be in the host's.
 pub fn choose<'a>(
     recycle: Recycle,
-    revision: &str,
+    revision: Option<Digest>,
     instances: impl IntoIterator<Item = &'a Instance>,
 ) -> Option<&'a Instance> {
     instances
         .into_iter()
         .filter(|instance| instance.lease.is_none() && !instance.is_busy())
         .filter(|instance| recycle != Recycle::Reset || instance.is_clean())
-        .filter(|instance| instance.revision == revision)
+        .filter(|instance| Some(instance.revision) == revision)
         .filter_map(|instance| readiness(instance.state).map(|rank| (rank, instance)))
         .min_by_key(|(rank, instance)| {
             let stale_cache = instance.leases_served == 0 && recycle != Recycle::Reset;

@@ -100,7 +100,7 @@ impl Expose {
         pool: &Pool,
         instances: impl IntoIterator<Item = &'a Instance>,
     ) -> Option<&'a Instance> {
-        let revision = &pool.current_revision()?.digest;
+        let revision = Some(pool.current_revision()?.digest);
         let (own, others): (Vec<_>, Vec<_>) =
             instances.into_iter().partition(|instance| self.instances.contains(&instance.id));
         choose(Recycle::Sleep, revision, own).or_else(|| choose(pool.recycle, revision, others))

@@ -3,6 +3,7 @@
 use crate::Millis;
 use crate::accelerator::Processor;
 use crate::cache::{self, CacheDisk};
+use crate::digest::Digest;
 use crate::halt::Paused;
 use crate::id::InstanceId;
 use crate::lease::Lease;
@@ -50,7 +51,7 @@ pub struct Instance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processor: Option<Processor>,
     /// Digest of the image revision that it boots from.
-    pub revision: String,
+    pub revision: Digest,
     /// Its shape, copied from the pool when it was made.
     pub resources: Resources,
     /// Its copies of the pool's caches.

@@ -2,6 +2,7 @@
 
 use crate::Millis;
 use crate::action::Action;
+use crate::digest::Digest;
 use crate::id::InstanceId;
 use crate::instance::Instance;
 use crate::pool::{Counts, Pool, Recycle};
@@ -45,7 +46,7 @@ pub fn plan(
     let mut actions = Vec::new();
     let mut have = Ready { recycle: pool.recycle, ..Ready::default() };
     for &instance in instances {
-        match role(pool, &revision.digest, instance) {
+        match role(pool, revision.digest, instance) {
             Role::Ignored => {}
             Role::Spent => actions.push(Action::Destroy { id: instance.id }),
             Role::Spare => have.add(instance),
@@ -78,7 +79,7 @@ pub fn ready<'a>(pool: &Pool, instances: impl IntoIterator<Item = &'a Instance>)
     let mut counts = Counts::default();
     let Some(revision) = pool.current_revision() else { return counts };
     for instance in instances.into_iter().filter(|instance| !instance.is_busy()) {
-        match (role(pool, &revision.digest, instance), instance.state) {
+        match (role(pool, revision.digest, instance), instance.state) {
             (Role::Spare, State::Running) => counts.running += 1,
             (Role::Spare, State::Warm) => counts.warm += 1,
             (Role::Spare, State::Sleeping) => counts.sleeping += 1,
@@ -97,7 +98,7 @@ enum Role {
     Spare,
 }
 
-fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
+fn role(pool: &Pool, revision: Digest, instance: &Instance) -> Role {
     let counted = instance.counts_as();
     if instance.lease.is_some() || matches!(counted, State::Destroyed | State::Failed) {
         return Role::Ignored;

@@ -2,6 +2,7 @@
 
 use crate::Millis;
 use crate::cache::{self, CacheDisk};
+use crate::digest::Digest;
 use crate::egress::Egress;
 use crate::error::Fault;
 use crate::instance::Instance;
@@ -82,7 +83,7 @@ pub struct RevisionEntry {
     /// The build's number; 1 for the first build of the pool.
     pub number: u32,
     /// The image's digest.
-    pub digest: String,
+    pub digest: Digest,
     /// When the image was built; ms since the Unix epoch.
     pub built_at: Millis,
 }
@@ -104,7 +105,7 @@ pub struct Pool {
     pub stale: bool,
     /// Digest of the kernel to boot; the default kernel where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kernel: Option<String>,
+    pub kernel: Option<Digest>,
     /// The shape of new instances.
     pub resources: Resources,
     /// Its caches, with the disks that jobs get copies of.
@@ -154,12 +155,12 @@ impl Pool {
 
     /// Records a build of `digest`, makes it current and returns it. A digest that is known already
     /// keeps its number.
-    pub fn record_build(&mut self, digest: &str, now: Millis) -> RevisionEntry {
+    pub fn record_build(&mut self, digest: Digest, now: Millis) -> RevisionEntry {
         let known = self.revisions.iter().find(|revision| revision.digest == digest).cloned();
         let entry = known.unwrap_or_else(|| {
             let number =
                 self.revisions.iter().map(|revision| revision.number).max().unwrap_or(0) + 1;
-            let entry = RevisionEntry { number, digest: digest.to_owned(), built_at: now };
+            let entry = RevisionEntry { number, digest, built_at: now };
             self.revisions.push(entry.clone());
             entry
         });

@@ -4,7 +4,7 @@ mod support;
 
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, Step, diff};
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Cache, Code, Counts, Name, Pool, PoolRef, Recycle, Resources, Tenant};
+use mvm_model::{Cache, Code, Counts, Digest, Name, Pool, PoolRef, Recycle, Resources, Tenant};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -110,8 +110,9 @@ fn carry_out(held: &mut Held, document: &DesiredState, step: &Step) {
         }
         Step::Build { pool } => {
             let pinned = document.pool(pool).unwrap().revision.clone();
-            let digest = pinned.unwrap_or_else(|| "digest".to_owned());
-            pools.get_mut(pool).unwrap().record_build(&digest, 0);
+            let built = || Digest::of("digest");
+            let digest = pinned.map_or_else(built, |pinned| pinned.parse().expect("a digest"));
+            pools.get_mut(pool).unwrap().record_build(digest, 0);
         }
         Step::Scale { pool, counts } => {
             let record = pools.get_mut(pool).unwrap();
@@ -166,8 +167,8 @@ proptest! {
         }
         for (reference, pool) in &held.1 {
             let pinned = &second.pool(reference).unwrap().revision;
-            let current = &pool.current_revision().unwrap().digest;
-            prop_assert!(pinned.as_ref().is_none_or(|pinned| pinned == current));
+            let current = pool.current_revision().unwrap().digest.to_string();
+            prop_assert!(pinned.as_ref().is_none_or(|pinned| *pinned == current));
         }
         prop_assert_eq!(&told, &unpinned);
         prop_assert_eq!(diff(&told, &held.0, &held.1, true).unwrap(), vec![]);

@@ -5,7 +5,7 @@ mod support;
 use mvm_model::expose::{Expose, Front, Limits, MAX_WAITING};
 use mvm_model::lease::Purpose;
 use mvm_model::pool::RevisionEntry;
-use mvm_model::{Instance, InstanceId, Millis, Pool, Recycle, State};
+use mvm_model::{Digest, Instance, InstanceId, Millis, Pool, Recycle, State};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -202,7 +202,11 @@ fn what_goes_to_sleep_is_waited_for() {
 }
 
 fn built(recycle: Recycle) -> Pool {
-    let entry = |number: u32| RevisionEntry { number, digest: format!("r{number}"), built_at: 0 };
+    let entry = |number: u32| RevisionEntry {
+        number,
+        digest: Digest::of(format!("r{number}")),
+        built_at: 0,
+    };
     Pool { recycle, revisions: vec![entry(1)], current: Some(1), ..support::pool() }
 }
 
@@ -235,7 +239,7 @@ fn it_wakes_its_own_before_others_and_never_anothers_used_one() {
 #[test]
 fn what_it_kept_of_an_old_revision_goes() {
     let old = |n| Instance {
-        revision: "r0".to_owned(),
+        revision: Digest::of("r0"),
         leases_served: 1,
         ..support::instance(n, State::Sleeping)
     };

@@ -4,7 +4,7 @@
 mod support;
 
 use mvm_model::Code;
-use mvm_model::{InstanceId, InstanceRef, LeaseId, Name, PoolRef};
+use mvm_model::{Digest, InstanceId, InstanceRef, LeaseId, Name, PoolRef};
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -44,6 +44,8 @@ fn texts() -> impl Strategy<Value = String> {
         "[a-z0-9é日😀-]{0,64}",
         "i-[0-9a-fA-F]{7,9}",
         "l-([0-9a-f]{8}){1,2}",
+        "[0-9a-f]{62,66}",
+        "[0-9a-fA-F+]{64}",
         "l-[0-9a-fA-F+]{7,17}",
         "[a-z0-9-]{0,5}(/[a-z0-9-]{0,5}){0,4}",
         "[a-z]{1,3}/[a-z]{1,3}/i-[0-9a-f]{8}",
@@ -69,7 +71,10 @@ where
         }
         Err(fault) => {
             prop_assert!(read.is_err());
-            prop_assert!(matches!(fault.code, Code::InvalidName | Code::InvalidReference));
+            prop_assert!(matches!(
+                fault.code,
+                Code::InvalidName | Code::InvalidReference | Code::InvalidValue
+            ));
             prop_assert!(!fault.message.is_empty() && !fault.hint.is_empty());
         }
     }
@@ -109,6 +114,23 @@ proptest! {
     #[test]
     fn a_lease_id_has_eight_digits_or_sixteen(text in texts()) {
         holds::<LeaseId>(&text, is_lease_id(&text))?;
+    }
+
+    #[test]
+    fn a_digest_has_sixty_four_digits(text in texts()) {
+        let hexadecimal = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        holds::<Digest>(&text, text.chars().count() == 64 && text.chars().all(hexadecimal))?;
+    }
+
+    #[test]
+    fn a_digest_is_its_text(bytes: [u8; 32], other: [u8; 32], prefix in 0usize..64) {
+        let (digest, another) = (Digest::from_bytes(bytes), Digest::from_bytes(other));
+        let text = digest.to_string();
+        holds::<Digest>(&text, true)?;
+        prop_assert_eq!(&text, &mvm_model::hex::digits(bytes));
+        prop_assert!(digest.begins_with(&text[..prefix]) && digest.begins_with(&digest.short()));
+        // Lists are sorted by the digests' texts.
+        prop_assert_eq!(digest.cmp(&another), text.cmp(&another.to_string()));
     }
 
     #[test]

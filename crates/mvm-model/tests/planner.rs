@@ -9,7 +9,7 @@ use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
 use mvm_model::plan::{Failures, plan, ready};
 use mvm_model::state::Intent;
-use mvm_model::{Counts, Instance, InstanceId, Millis, Pool, Recycle, State};
+use mvm_model::{Counts, Digest, Instance, InstanceId, Millis, Pool, Recycle, State};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::BTreeSet;
@@ -112,7 +112,7 @@ impl SimulatedPool {
     fn make(&mut self, goal: Option<State>) {
         self.made += 1;
         let mut instance = support::instance(self.made, State::Created);
-        instance.revision = self.pool.current_revision().expect("built").digest.clone();
+        instance.revision = self.pool.current_revision().expect("built").digest;
         instance.created_at = self.now;
         instance.goal = goal;
         self.instances.push(instance);
@@ -121,10 +121,10 @@ impl SimulatedPool {
     /// Returns whether the instance is a spare in its present state, or will be in the state that
     /// it goes to.
     fn is_spare(&self, instance: &Instance) -> bool {
-        let current = &self.pool.current_revision().expect("built").digest;
+        let current = self.pool.current_revision().expect("built").digest;
         instance.lease.is_none()
             && instance.counts_as().temperature().is_some()
-            && instance.revision == *current
+            && instance.revision == current
             && (self.pool.recycle != Recycle::Reset || instance.leases_served == 0)
     }
 
@@ -260,8 +260,8 @@ impl SimulatedPool {
     }
 
     fn claim(&mut self) -> Result<(), TestCaseError> {
-        let current = self.pool.current_revision().expect("built").digest.clone();
-        let chosen = choose(self.pool.recycle, &current, &self.instances).map(|i| i.id);
+        let current = self.pool.current_revision().expect("built").digest;
+        let chosen = choose(self.pool.recycle, Some(current), &self.instances).map(|i| i.id);
         let place = match chosen {
             Some(id) => {
                 let chosen = self.find(id);
@@ -327,7 +327,7 @@ impl SimulatedPool {
             }
             Event::Scale(counts) => self.pool.desired = self.pool.desired.map(|_| *counts),
             Event::Build(digest) => {
-                self.pool.record_build(&format!("r{digest}"), self.now);
+                self.pool.record_build(Digest::of(format!("r{digest}")), self.now);
             }
         }
         Ok(())
@@ -375,7 +375,7 @@ proptest! {
         let bound = 3 * (before + desired.total() as usize);
         prop_assert!(steps <= bound, "{} steps for {} instances", steps, before);
         // The instances beyond the spares belong to users: leased, put aside, or kept by hand.
-        let current = model.pool.current_revision().unwrap().digest.clone();
+        let current = model.pool.current_revision().unwrap().digest;
         for instance in model.instances.iter().filter(|i| !model.is_spare(i) && i.lease.is_none()) {
             let raw = matches!(instance.state, State::Created | State::Stopped | State::Failed);
             let aside = instance.leases_served > 0 && model.pool.recycle == Recycle::Reset;
@@ -441,7 +441,7 @@ fn an_enormous_pool_is_planned_a_few_steps_at_a_time() {
 
 fn base() -> Pool {
     let mut pool = support::pool();
-    pool.record_build("r1", 0);
+    pool.record_build(Digest::of("r1"), 0);
     pool
 }
 
@@ -451,7 +451,8 @@ fn of_used_sleepers_the_last_to_fall_asleep_is_claimed() {
     for (instance, (since, served)) in all.iter_mut().zip([(30, 0), (10, 1), (20, 2)]) {
         (instance.state_since, instance.leases_served) = (since, served);
     }
-    let chosen = |recycle, all: &[Instance]| choose(recycle, &all[0].revision, all).map(|i| i.id);
+    let chosen =
+        |recycle, all: &[Instance]| choose(recycle, Some(all[0].revision), all).map(|i| i.id);
     assert_eq!(chosen(Recycle::Sleep, &all), Some(all[2].id), "for its process and its caches");
     assert_eq!(chosen(Recycle::Reset, &all), Some(all[0].id), "nobody has used it");
     all[1].state = State::Warm;

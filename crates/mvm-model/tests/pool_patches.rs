@@ -2,7 +2,7 @@
 
 use mvm_model::pool::RevisionEntry;
 use mvm_model::pool_patch::{PolicyPatch, UpdatePool};
-use mvm_model::{Pool, Recycle};
+use mvm_model::{Digest, Pool, Recycle};
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::json;
@@ -15,7 +15,7 @@ fn pool(built: bool) -> Pool {
     }))
     .expect("a pool");
     if built {
-        let RevisionEntry { number, .. } = pool.record_build("0123", 2);
+        let RevisionEntry { number, .. } = pool.record_build(Digest::of("0123"), 2);
         assert_eq!(number, 1);
     }
     pool

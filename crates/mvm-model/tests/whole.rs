@@ -12,7 +12,9 @@ use mvm_model::plan::{Failures, plan, ready};
 use mvm_model::policy;
 use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::state::Intent;
-use mvm_model::{Counts, Instance, InstanceId, Millis, Pool, Quotas, Recycle, State, Usage};
+use mvm_model::{
+    Counts, Digest, Instance, InstanceId, Millis, Pool, Quotas, Recycle, State, Usage,
+};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
@@ -177,7 +179,7 @@ impl Node {
         let mut made = support::instance(self.made, State::Created);
         made.pool = record.reference.clone();
         made.resources = record.resources;
-        made.revision = record.current_revision().expect("built").digest.clone();
+        made.revision = record.current_revision().expect("built").digest;
         (made.created_at, made.state_since) = (self.now, self.now);
         (made.address, made.goal) = (address, goal);
         self.instances.insert(made.id, made.clone());
@@ -322,7 +324,7 @@ impl Node {
 
     fn claim(&mut self, pool: usize) -> Checked {
         let record = &self.pools[pool];
-        let revision = &record.current_revision().expect("built").digest;
+        let revision = record.current_revision().map(|revision| revision.digest);
         let chosen = choose(record.recycle, revision, self.of(pool)).map(|i| i.id);
         if let Some(id) = chosen {
             self.touch(id)?;
@@ -392,7 +394,7 @@ impl Node {
             }
             Event::Build(index, image) => {
                 let (pool, now) = (which(index), self.now);
-                self.pools[pool].record_build(&format!("r{image}"), now);
+                self.pools[pool].record_build(Digest::of(format!("r{image}")), now);
             }
             Event::Policy(index, policy) => {
                 let pool = which(index);
@@ -441,7 +443,7 @@ fn pool(number: u32, recycle: Recycle) -> Pool {
     let mut pool = Pool { recycle, ..support::pool() };
     pool.reference = format!("ci/pool-{number}").parse().expect("a pool");
     pool.runtime_policy = RuntimePolicy { max_age_s: 0, ..RuntimePolicy::default() };
-    pool.record_build("r1", 0);
+    pool.record_build(Digest::of("r1"), 0);
     pool
 }
 

@@ -185,7 +185,7 @@ impl Catalog {
             .change(|world, changes| {
                 let mut record = world.pool(pool)?.clone();
                 let entry = record.rollback(to)?;
-                self.images.store().get(&entry.digest).map_err(|error| {
+                self.images.store().get(&entry.digest.to_string()).map_err(|error| {
                     Error::from(error)
                         .with_hint("its image was collected: build it anew with `pool build`")
                 })?;

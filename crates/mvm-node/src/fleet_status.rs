@@ -9,7 +9,7 @@ use crate::records::{RecordSet, Records};
 use crate::templates::Templates;
 use mvm_model::fleet::{NodeStatus, PoolStatus};
 use mvm_model::plan::ready;
-use mvm_model::{Pool, PoolRef, State};
+use mvm_model::{Digest, Pool, PoolRef, State};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl FleetStatus {
             labels: self.host.labels().clone(),
             cpu_model: self.host.cpu_model().to_owned(),
             simulated: self.host.driver().simulated,
-            images: images.keys().cloned().collect(),
+            images: images.keys().map(Digest::to_string).collect(),
             pools,
             document,
             pending: u32::try_from(desired.pending.len()).unwrap_or(u32::MAX),
@@ -77,15 +77,15 @@ impl FleetStatus {
         &self,
         world: &RecordSet,
         pool: &Pool,
-        images: &BTreeMap<String, String>,
+        images: &BTreeMap<Digest, String>,
     ) -> PoolStatus {
-        let revision = pool.current_revision().map(|revision| revision.digest.clone());
+        let revision = pool.current_revision().map(|revision| revision.digest);
         let mut status = PoolStatus {
             ready: ready(pool, world.of_pool(&pool.reference)),
             template: self.templates.of_pool(pool).is_some(),
-            content: (revision.as_ref().and_then(|digest| images.get(digest).cloned()))
+            content: (revision.and_then(|digest| images.get(&digest).cloned()))
                 .filter(|content| !content.is_empty()),
-            revision,
+            revision: revision.map(|digest| digest.to_string()),
             failure: self.health.of(&pool.reference).last_failure,
             ..PoolStatus::default()
         };

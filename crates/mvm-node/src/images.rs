@@ -4,7 +4,7 @@ use crate::Result;
 use crate::locks::locked;
 use mvm_clock::Clock;
 use mvm_image::ImageStore;
-use mvm_model::Millis;
+use mvm_model::{Digest, Millis};
 use std::collections::BTreeMap;
 use std::sync::Mutex as Lock;
 
@@ -16,7 +16,7 @@ pub(crate) struct Images {
     store: ImageStore,
     clock: Clock,
     /// The digest of each image's bytes by the image's digest, and when they were listed.
-    known: Lock<(Millis, BTreeMap<String, String>)>,
+    known: Lock<(Millis, BTreeMap<Digest, String>)>,
 }
 
 impl Images {
@@ -36,12 +36,12 @@ impl Images {
     }
 
     /// Returns the images on the disk: the digest of each one's bytes, by its digest.
-    pub(crate) fn on_disk(&self) -> Result<BTreeMap<String, String>> {
+    pub(crate) fn on_disk(&self) -> Result<BTreeMap<Digest, String>> {
         let mut known = locked(&self.known);
         let now = self.clock.now();
         if now >= known.0 + KNOWN_MS {
             let images = self.store.list()?;
-            let content = images.into_iter().map(|i| (i.digest.clone(), i.content())).collect();
+            let content = images.into_iter().map(|i| (i.digest, i.content())).collect();
             *known = (now, content);
         }
         Ok(known.1.clone())

@@ -49,7 +49,7 @@ impl InstanceViews {
             address: instance.address,
             mac: instance.mac.clone(),
             instance_resources: instance.resources,
-            revision: instance.revision.clone(),
+            revision: instance.revision,
             lease: instance.lease.as_ref().map(|lease| self.holders.shown(lease)),
             leases_served: instance.leases_served,
             way_up: instance.way_up,

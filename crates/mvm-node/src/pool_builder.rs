@@ -11,9 +11,9 @@ use crate::transfer::Transfer;
 use crate::wake::Wake;
 use mvm_api::types::{BuildPool, BuildResult, FetchImage};
 use mvm_image::{BuildRequest, Progress};
-use mvm_model::PoolRef;
 use mvm_model::desired::ImageSource;
 use mvm_model::pool::RevisionEntry;
+use mvm_model::{Digest, PoolRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -61,7 +61,7 @@ impl PoolBuilder {
             flake: pool.flake_ref,
             profile: pool.profile,
             override_inputs: overrides.clone(),
-            kernel: pool.kernel,
+            kernel: pool.kernel.map(|kernel| kernel.to_string()),
         };
         let building = self.builds.begin(reference, self.records.clock().wall());
         // When the build is dropped, it ends its programs and removes its files.
@@ -71,7 +71,7 @@ impl PoolBuilder {
                 return Err(PoolError::BuildCanceled(reference.clone()).into());
             }
         };
-        let revision = self.make_current(reference, &image.digest, Some(overrides)).await?;
+        let revision = self.make_current(reference, image.digest, Some(overrides)).await?;
         let detail = "boots once, is cloned from then on".to_owned();
         let _ = progress.send(Progress::Stage { name: "template", detail });
         // The build succeeds even if its template fails: the reconciler tries the template again.
@@ -106,7 +106,7 @@ impl PoolBuilder {
             self.transfer.fetch(wanted, &unbounded_channel().0).await?;
         }
         let image = self.images.store().get(digest)?;
-        self.make_current(reference, &image.digest, None).await?;
+        self.make_current(reference, image.digest, None).await?;
         self.wake.notify();
         Ok(())
     }
@@ -115,7 +115,7 @@ impl PoolBuilder {
     async fn make_current(
         &self,
         reference: &PoolRef,
-        digest: &str,
+        digest: Digest,
         overrides: Option<BTreeMap<String, String>>,
     ) -> Result<RevisionEntry> {
         self.images.invalidate();

@@ -93,7 +93,7 @@ impl PoolViews {
             let record = world.pool(pool)?;
             let view = |entry: &mvm_model::pool::RevisionEntry| RevisionView {
                 current: record.current == Some(entry.number),
-                present: images.get(&entry.digest).is_ok(),
+                present: images.get(&entry.digest.to_string()).is_ok(),
                 instances: world.of_pool(pool).filter(|i| i.revision == entry.digest).count()
                     as u32,
                 entry: entry.clone(),

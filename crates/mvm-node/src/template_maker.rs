@@ -97,7 +97,7 @@ impl TemplateMaker {
         };
         let instance = self.create_builder(reference, why).await?;
         let key =
-            self.templates.key(&pool, &instance.revision, instance.resources, &instance.caches);
+            self.templates.key(&pool, instance.revision, instance.resources, &instance.caches);
         let work = self.make_template(&pool, &instance, &key);
         let tenant = Some(&reference.tenant);
         let made = self.auditor.as_agent("template.create", tenant, reference, None, work).await;

@@ -8,6 +8,7 @@ use mvm_api::types::{FetchImage, FetchedImage};
 use mvm_api::{Client, paths};
 use mvm_identity::tls::{Credentials, Expect};
 use mvm_image::{ImageStore, Incoming, Part, Progress};
+use mvm_model::Digest;
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ impl Transfer {
         for source in wanted.sources.iter().take(MAX_SOURCES) {
             match self.fetch_from(source, &wanted, &mut received, report).await {
                 Ok(image) => {
-                    tracing::info!(digest = image.digest, source, received, "received an image");
+                    tracing::info!(digest = %image.digest, source, received, "received an image");
                     return Ok(fetched(&image, received, began));
                 }
                 Err(error) => {
@@ -123,11 +124,11 @@ impl Transfer {
                 .map_err(Error::from)
         };
         let incoming = Arc::new(blocking(receive).await?);
-        let digest = incoming.digest().to_owned();
+        let digest = incoming.digest();
         for (part, there) in incoming.missing() {
             let mut meter = Meter::new(report, source, &part, there);
             *received +=
-                append_missing(&client, &incoming, &digest, &part, there, &mut meter).await?;
+                append_missing(&client, &incoming, digest, &part, there, &mut meter).await?;
             let sealing = incoming.clone();
             blocking(move || sealing.seal(&part).map_err(Error::from)).await?;
         }
@@ -140,7 +141,7 @@ impl Transfer {
 async fn append_missing(
     client: &Client,
     incoming: &Incoming,
-    digest: &str,
+    digest: Digest,
     part: &Part,
     there: u64,
     meter: &mut Meter<'_>,
@@ -205,7 +206,7 @@ impl<'a> Meter<'a> {
 
 fn fetched(image: &mvm_image::Revision, received_bytes: u64, began: Instant) -> FetchedImage {
     FetchedImage {
-        digest: image.digest.clone(),
+        digest: image.digest,
         content: image.content(),
         size_bytes: image.size_bytes,
         received_bytes,

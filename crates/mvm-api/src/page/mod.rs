@@ -268,14 +268,14 @@ impl Listed for AuditLogView {
 
 impl Listed for KernelView {
     fn key(&self) -> Key {
-        Key::of(&self.name).then(&self.digest)
+        Key::of(&self.name).then(self.digest)
     }
 }
 
 /// Sorted by time, newest first.
 impl Listed for ImageView {
     fn key(&self) -> Key {
-        Key::number(u64::MAX - self.built_at).then(&self.digest)
+        Key::number(u64::MAX - self.built_at).then(self.digest)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests and responses about images and kernels.
 
-use mvm_model::{Millis, PoolRef};
+use mvm_model::{Digest, Millis, PoolRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct ImportKernel {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct KernelView {
     /// The kernel's digest.
-    pub digest: String,
+    pub digest: Digest,
     /// The kernel's name.
     pub name: String,
     /// The version that the kernel's file names.
@@ -39,7 +39,7 @@ pub struct KernelView {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ImageView {
     /// The image's digest.
-    pub digest: String,
+    pub digest: Digest,
     /// The flake that the image was built from.
     pub flake_ref: String,
     /// The flake's attribute.
@@ -75,7 +75,7 @@ pub struct FetchImage {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FetchedImage {
     /// The image's digest.
-    pub digest: String,
+    pub digest: Digest,
     /// The digest of the image's bytes.
     pub content: String,
     /// Size of the image in bytes.

@@ -2,7 +2,9 @@
 
 use mvm_model::halt::Paused;
 use mvm_model::policy::Next;
-use mvm_model::{Accelerator, InstanceRef, JobId, Lease, Millis, Name, Resources, State, WayUp};
+use mvm_model::{
+    Accelerator, Digest, InstanceRef, JobId, Lease, Millis, Name, Resources, State, WayUp,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -37,7 +39,7 @@ pub struct InstanceView {
     /// The instance's vCPUs, memory and disk.
     pub instance_resources: Resources,
     /// Digest of the instance's image.
-    pub revision: String,
+    pub revision: Digest,
     /// The lease on the instance; absent where it is not leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,

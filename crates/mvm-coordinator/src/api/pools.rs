@@ -92,7 +92,7 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
         status.failure.as_ref().map(|why| format!("node {name}: {why}"))
     };
     let digest = (held.iter().filter(|(name, _)| view.holds(name, &reference)))
-        .find_map(|(_, status)| status.revision.clone());
+        .find_map(|(_, status)| status.revision.as_ref()?.parse().ok());
     PoolView {
         tenant_id: tenant.tenant_id.clone(),
         pool_id: pool.pool_id.clone(),

@@ -2,6 +2,7 @@
 
 use super::document::{DesiredPool, DesiredTenant, SCHEMA_VERSION};
 use crate::admission::Quotas;
+use crate::digest::Digest;
 use crate::error::Fault;
 use crate::name::Name;
 use mvm_code::Code;
@@ -162,7 +163,7 @@ impl Sum {
 }
 
 fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    text.parse::<Digest>().is_ok()
 }
 
 fn above(quota: &str, limit: u64, asked: u64, tenant: &Name) -> Fault {

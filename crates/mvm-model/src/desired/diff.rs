@@ -233,7 +233,9 @@ fn pool(wanted: &DesiredPool, known: Option<&Pool>, reference: PoolRef, steps: &
             build = known.current_revision().is_none() || known.stale;
             build |= changed.iter().any(of_image);
             if let Some(pinned) = &wanted.revision {
-                build = known.current_revision().is_none_or(|current| current.digest != *pinned);
+                build = known
+                    .current_revision()
+                    .is_none_or(|current| current.digest.to_string() != *pinned);
             }
             counts = known.desired;
             if !changed.is_empty() {

@@ -52,7 +52,7 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
         reason: None,
         paused: None,
         processor: None,
-        revision: "r1".to_owned(),
+        revision: mvm_model::Digest::of("r1"),
         resources: mvm_model::Resources::default(),
         caches: Vec::new(),
         address: std::net::Ipv4Addr::from(0x0af0_1402 + number % 200),

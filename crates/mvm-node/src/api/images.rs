@@ -18,7 +18,7 @@ use mvm_api::Problem;
 use mvm_api::query::PartRange;
 use mvm_api::types::{FetchImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
-use mvm_model::{Code, Pool};
+use mvm_model::{Code, Digest, Pool};
 use mvm_server::extract::Query;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -75,7 +75,7 @@ pub async fn kernel_remove(State(agent): Shared, Path(kernel): Path<String>) -> 
                 let (kernel, pool) = (kernel.name.clone(), pool.reference.clone());
                 return Err(PoolError::KernelInUse { kernel, pool }.into());
             }
-            images.kernel_remove(&kernel.digest).map_err(Error::from)
+            images.kernel_remove(&kernel.digest.to_string()).map_err(Error::from)
         })
         .await?;
     Ok(Json(kernel_view(&removed)))
@@ -92,7 +92,7 @@ pub async fn kernel_fetch(
 
 fn kernel_view(kernel: &KernelInfo) -> KernelView {
     KernelView {
-        digest: kernel.digest.clone(),
+        digest: kernel.digest,
         name: kernel.name.clone(),
         version: kernel.version.clone(),
         platform: match kernel.platform {
@@ -115,7 +115,7 @@ pub async fn list(State(agent): Shared, Asked { page, .. }: Asked) -> Listing<Im
                 .filter(|pool| pool.revisions.iter().any(|r| r.digest == image.digest))
                 .map(|pool| pool.reference.clone())
                 .collect(),
-            digest: image.digest.clone(),
+            digest: image.digest,
             flake_ref: image.flake.clone(),
             profile: image.profile.clone(),
             size_bytes: image.size_bytes,
@@ -134,7 +134,7 @@ pub async fn gc(State(agent): Shared, Body(body): Body<Gc>) -> Result<Json<GcRes
     let store_roots = agent.supplies.image_store.remove_stale_roots(body.dry_run);
     let gone: BTreeSet<&str> = removed.iter().map(|r| r.digest.as_str()).collect();
     let mut left = agent.supplies.image_store.list()?;
-    left.retain(|image| !gone.contains(image.digest.as_str()));
+    left.retain(|image| !gone.contains(image.digest.to_string().as_str()));
     Ok(Json(GcResult {
         store_roots,
         left: left.len() as u64,
@@ -145,19 +145,19 @@ pub async fn gc(State(agent): Shared, Body(body): Body<Gc>) -> Result<Json<GcRes
     }))
 }
 
-async fn in_use(agent: &Agent) -> BTreeSet<String> {
+async fn in_use(agent: &Agent) -> BTreeSet<Digest> {
     // The records are locked, so a concurrent change keeps the images that it needs.
     agent
         .base
         .records
         .alone(|world| {
-            let mut digests: BTreeSet<String> =
-                world.instances.values().map(|instance| instance.revision.clone()).collect();
+            let mut digests: BTreeSet<Digest> =
+                world.instances.values().map(|instance| instance.revision).collect();
             for pool in world.pools.values() {
                 let current = pool.current.unwrap_or(0);
                 let previous = pool.revisions.iter().rfind(|r| r.number < current);
                 let kept = pool.revisions.iter().filter(|r| r.number == current).chain(previous);
-                digests.extend(kept.map(|revision| revision.digest.clone()));
+                digests.extend(kept.map(|revision| revision.digest));
             }
             digests
         })

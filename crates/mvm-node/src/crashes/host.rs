@@ -11,6 +11,7 @@ use mvm_clock::ManualClock;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, Latencies, Moment, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore, Platform, Revision};
+use mvm_model::Digest;
 use mvm_network::Network;
 use mvm_store::{Error, Listing, Range, Record, SessionId, SqliteStore, Store, Watch, Write};
 use std::cell::RefCell;
@@ -100,7 +101,7 @@ pub struct Host {
 }
 
 /// The images that exist, as pools name them.
-pub const IMAGES: [&str; 2] = ["aaaaaaaa", "bbbbbbbb"];
+pub const IMAGES: [Digest; 2] = [Digest::from_bytes([0xaa; 32]), Digest::from_bytes([0xbb; 32])];
 
 impl Host {
     /// Makes an empty host with two images.
@@ -116,7 +117,7 @@ impl Host {
         let mut maker = tempfile::Builder::new();
         let dir = maker.prefix("mvm-crash-").permissions(ours).tempdir_in(base).expect("dir");
         for digest in IMAGES {
-            image(&dir.path().join("images").join(digest), digest);
+            image(&dir.path().join("images").join(digest.to_string()), digest);
         }
         // The formatted disks, whose content no test reads.
         for (kind, mib) in [("scratch", 64), ("data", 16)] {
@@ -232,15 +233,15 @@ impl Host {
     }
 }
 
-fn image(dir: &Path, digest: &str) {
+fn image(dir: &Path, digest: Digest) {
     let revision = Revision {
-        digest: digest.to_owned(),
+        digest,
         dir: Default::default(),
         root: Default::default(),
         kernel: Default::default(),
         initrd: Default::default(),
         platform: Platform::Pci,
-        kernel_digest: String::new(),
+        kernel_digest: IMAGES[0],
         kernel_version: String::new(),
         built_at: 0,
         size_bytes: 0,

@@ -15,8 +15,8 @@ use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSIO
 use mvm_model::lease::{HOLD_MS, Purpose};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
-    Actor, Code, Counts, Instance, InstanceId, LeaseId, Name, PoolRef, Quotas, Recycle, Resources,
-    State,
+    Actor, Code, Counts, Digest, Instance, InstanceId, LeaseId, Name, PoolRef, Quotas, Recycle,
+    Resources, State,
 };
 use std::sync::Arc;
 
@@ -462,7 +462,7 @@ pub async fn disable_lingering(agent: &Arc<Agent>) -> Result<()> {
 }
 
 /// Records what `pool build` records once the image is built.
-pub async fn build(agent: &Arc<Agent>, reference: &PoolRef, digest: &str) -> Result<()> {
+pub async fn build(agent: &Arc<Agent>, reference: &PoolRef, digest: Digest) -> Result<()> {
     let records = &agent.base.records;
     records
         .change(|world, changes| {

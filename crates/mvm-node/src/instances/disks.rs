@@ -7,7 +7,7 @@ use crate::state_dir::{Files, StateDir, remove_file};
 use crate::templates::{Template, is_template_builder};
 use crate::{Error, Result};
 use mvm_image::{ImageStore, Revision};
-use mvm_model::Instance;
+use mvm_model::{Digest, Instance};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
@@ -41,8 +41,8 @@ impl Disks {
     }
 
     /// Returns the revision with this digest.
-    pub(crate) fn image(&self, digest: &str) -> Result<Revision> {
-        self.images.get(digest).map_err(Error::from)
+    pub(crate) fn image(&self, digest: Digest) -> Result<Revision> {
+        self.images.get(&digest.to_string()).map_err(Error::from)
     }
 
     /// Returns an error if the disk is too full for a machine to be started or leased.
@@ -93,7 +93,7 @@ impl Disks {
     /// Makes the window of a machine that is about to boot, if the machine can have one more
     /// device.
     fn ensure_window(&self, instance: &Instance, files: &Files) -> Result<()> {
-        let image = self.image(&instance.revision)?;
+        let image = self.image(instance.revision)?;
         let disks = 2 + usize::from(instance.resources.data_disk_mib > 0) + instance.caches.len();
         let fits = image.platform == mvm_image::Platform::Pci || disks + OTHERS < MMIO_DEVICES;
         match fits && !self.simulated {

@@ -103,7 +103,7 @@ impl Machines {
 
     /// Returns the specification that the hypervisor needs for an instance.
     pub(crate) fn spec(&self, tenant: &Tenant, instance: &Instance) -> Result<VmSpec> {
-        let image = self.disks.image(&instance.revision)?;
+        let image = self.disks.image(instance.revision)?;
         let files = self.state_dir.files(instance.id);
         let disk = |id: &str, path, read_only| Disk { id: id.to_owned(), path, read_only };
         let mut disks =

@@ -274,7 +274,7 @@ pub(crate) fn new_instance(
         template: None,
         dormant: false,
         processor: None,
-        revision: revision.digest.clone(),
+        revision: revision.digest,
         resources: pool.resources,
         // The cache disks are made when the machine is started.
         caches: pool

@@ -32,7 +32,7 @@ pub(super) fn obstacle(world: &RecordSet, job: &Job) -> Option<Error> {
 pub(super) fn place(world: &RecordSet, job: &Job, drawn: &[u32], now: Millis) -> Result<Instance> {
     let pool = world.pool(&job.pool)?;
     let tenant = world.tenant(&job.pool.tenant)?;
-    let revision = pool.current_revision().map_or("", |revision| &revision.digest);
+    let revision = pool.current_revision().map(|revision| revision.digest);
     let fit = world.of_pool(&job.pool).filter(|i| cache::same(&i.caches, &pool.caches));
     let spare = choose(pool.recycle, revision, fit).cloned();
     let instance = match spare {

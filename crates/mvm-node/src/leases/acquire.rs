@@ -34,7 +34,7 @@ pub(crate) struct Readiest;
 impl Choice for Readiest {
     fn choose<'a>(&self, world: &'a RecordSet, pool: &'a PoolRef) -> Result<Option<&'a Instance>> {
         let record = world.pool(pool)?;
-        let revision = record.current_revision().map_or("", |revision| &revision.digest);
+        let revision = record.current_revision().map(|revision| revision.digest);
         let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
         Ok(choose(record.recycle, revision, fit))
     }

@@ -15,10 +15,10 @@ use crate::wake::Wake;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::accelerator::TemplateHealth;
 use mvm_model::lease::Purpose;
-use mvm_model::{CacheDisk, Instance, InstanceId, Millis, Pool, PoolRef, Resources};
+use mvm_model::{CacheDisk, Digest, Instance, InstanceId, Millis, Pool, PoolRef, Resources};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -55,7 +55,7 @@ struct Made {
 #[derive(Serialize)]
 struct Origin<'a> {
     pool: &'a PoolRef,
-    revision: &'a str,
+    revision: Digest,
     resources: Resources,
     /// The sizes of the cache disks, which is all that the guest sees of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -126,7 +126,7 @@ impl Templates {
     pub(crate) fn key(
         &self,
         pool: &Pool,
-        revision: &str,
+        revision: Digest,
         resources: Resources,
         caches: &[CacheDisk],
     ) -> String {
@@ -161,7 +161,7 @@ impl Templates {
     /// Returns the name of the template of the pool's present revision and shape.
     pub(crate) fn key_of_pool(&self, pool: &Pool) -> Option<String> {
         let revision = pool.current_revision()?;
-        Some(self.key(pool, &revision.digest, pool.resources, &pool.caches))
+        Some(self.key(pool, revision.digest, pool.resources, &pool.caches))
     }
 
     /// Returns the template of the pool's present revision and shape, if it exists.
@@ -184,7 +184,7 @@ impl Templates {
                 return Ok(None);
             }
             let pool = world.pool(&instance.pool)?;
-            Ok(self.find(self.key(pool, &instance.revision, instance.resources, &instance.caches)))
+            Ok(self.find(self.key(pool, instance.revision, instance.resources, &instance.caches)))
         })
     }
 
@@ -219,7 +219,7 @@ impl Templates {
                 let blank = world.instances.values().filter(|i| i.dormant);
                 let blank = blank.filter_map(|i| {
                     let pool = world.pools.get(&i.pool)?;
-                    Some(self.key(pool, &i.revision, i.resources, &i.caches))
+                    Some(self.key(pool, i.revision, i.resources, &i.caches))
                 });
                 let pools = world.pools.values().filter_map(|pool| self.key_of_pool(pool));
                 instances.chain(blank).chain(pools).collect()

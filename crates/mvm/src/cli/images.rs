@@ -102,7 +102,7 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
                     format!("{}{mark}", kernel.name),
                     kernel.version.clone(),
                     kernel.platform.clone(),
-                    kernel.digest.chars().take(12).collect(),
+                    kernel.digest.short(),
                     output::mib(kernel.size_bytes),
                 ]
             });
@@ -123,7 +123,7 @@ pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
             let rows = images.iter().map(|image| {
                 let pools: Vec<String> = image.pools.iter().map(ToString::to_string).collect();
                 vec![
-                    image.digest.chars().take(12).collect(),
+                    image.digest.short(),
                     format!("{}#{}", image.flake_ref, image.profile),
                     output::mib(image.size_bytes),
                     pools.join(", "),

@@ -429,7 +429,7 @@ async fn revisions(context: &Context, pool: &PoolRef) -> Outcome {
         let state = if view.present { "present" } else { "collected" };
         vec![
             format!("{}{mark}", view.entry.number),
-            view.entry.digest.chars().take(12).collect(),
+            view.entry.digest.short(),
             state.to_owned(),
             view.instances.to_string(),
             output::age(view.entry.built_at),
@@ -482,7 +482,7 @@ async fn build(context: &Context, pool: &PoolRef, overrides: &[Pair]) -> Outcome
     let line = format!(
         "pool {pool} is at revision {} ({}, {}, {:.1} s)",
         result.revision.number,
-        &result.revision.digest[..12.min(result.revision.digest.len())],
+        result.revision.digest.short(),
         output::mib(result.size_bytes),
         result.took_ms as f64 / 1000.0
     );

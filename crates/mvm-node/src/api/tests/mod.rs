@@ -75,7 +75,7 @@ async fn seed(agent: &Agent, tenant: &str, number: u32) {
     let pool: Pool = serde_json::from_value(record).expect("a pool");
     let record = json!({
         "id": format!("i-0000000{number}"), "pool": reference, "state": "running",
-        "revision": "0", "resources": resources, "address": format!("10.77.{number}.2"),
+        "revision": "0".repeat(64), "resources": resources, "address": format!("10.77.{number}.2"),
         "mac": "02:00:00:00:00:01", "created_at": 1, "state_since": 1,
         "lease": {
             "id": format!("l-0000000{number}"), "holder": format!("operator:{tenant}"),
