@@ -19,7 +19,7 @@ use mvm_model::fleet::{
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
-    Counts, InstanceId, InstanceRef, Lease, LeaseId, Name, PoolRef, Quotas, Resources, State,
+    Counts, InstanceId, InstanceRef, Lease, LeaseId, Mib, Name, PoolRef, Quotas, Resources, State,
 };
 use mvm_store::testing::EtcdCluster;
 use mvm_store::{EtcdStore, SqliteStore, Store};
@@ -233,7 +233,7 @@ fn document() -> FleetState {
         override_inputs: BTreeMap::new(),
         caches: Default::default(),
         revision: None,
-        instance_resources: Resources { vcpus: 1, mem_mib: 512, ..Resources::default() },
+        instance_resources: Resources { vcpus: 1, mem_mib: Mib(512), ..Resources::default() },
         recycle: Default::default(),
         egress: Default::default(),
         prewarm: None,
@@ -258,7 +258,7 @@ fn document() -> FleetState {
         },
         quotas: Quotas {
             max_vcpus: 10_000,
-            max_mem_mib: 10_000_000,
+            max_mem_mib: Mib(10_000_000),
             max_running: 2000,
             max_warm: 1000,
             max_pools: 2,
@@ -308,7 +308,7 @@ impl Simulated {
         let status = NodeStatus {
             node_id: node_name(index),
             version: "simulated".to_owned(),
-            capacity: Capacity { vcpus: 128, mem_mib: 131_072, disk_gib: 8000 },
+            capacity: Capacity { vcpus: 128, mem_mib: Mib(131_072), disk_gib: 8000 },
             labels: [("zone".to_owned(), format!("z{}", index % 8))].into(),
             cpu_model: String::new(),
             simulated: true,

@@ -5,6 +5,7 @@
 mod support;
 
 use mvm_hypervisor::{Hypervisor, RestoreMemory};
+use mvm_model::Mib;
 use std::time::Instant;
 use support::{Lab, counts_beyond, driver, unrecorded};
 
@@ -27,14 +28,14 @@ async fn timed<T>(times: &mut Vec<f64>, work: impl Future<Output = T>) -> T {
 async fn main() {
     let lab = Lab::new();
     let mut spec = lab.spec("bench");
-    spec.mem_mib = std::env::args().nth(1).and_then(|mib| mib.parse().ok()).unwrap_or(512);
+    spec.mem_mib = std::env::args().nth(1).and_then(|mib| mib.parse().ok()).map_or(Mib(512), Mib);
     let driver = driver().await;
     let snapshot = lab.dir.join("snapshot");
     let start = Instant::now();
     let mut machine = driver.boot(&spec, &unrecorded).await.expect("boot");
     println!("boot returns after {:?}", start.elapsed());
     counts_beyond(&spec, 0).await;
-    println!("the guest's init speaks after {:?}; {} MiB", start.elapsed(), spec.mem_mib);
+    println!("the guest's init speaks after {:?}; {}", start.elapsed(), spec.mem_mib);
     let mut times: [Vec<f64>; 6] = Default::default();
     for _ in 0..ROUNDS {
         timed(&mut times[0], machine.pause()).await.expect("pause");

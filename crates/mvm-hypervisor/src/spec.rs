@@ -1,5 +1,6 @@
 //! The plain types that cross the trait: what to run, and what is known of it.
 
+use mvm_model::Mib;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub struct VmSpec {
     /// Number of virtual CPUs, 1 to 255.
     pub vcpus: u32,
     /// Guest memory in MiB, at least 16.
-    pub mem_mib: u64,
+    pub mem_mib: Mib,
     /// The kernel to boot.
     pub kernel: Kernel,
     /// The file that backs guest memory. `boot` replaces it with an empty, sparse one.

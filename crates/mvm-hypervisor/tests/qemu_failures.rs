@@ -4,6 +4,7 @@ mod support;
 
 use mvm_hypervisor::{Confine, Hypervisor, Machine, ProcessIdentity, RestoreMemory, VmSpec};
 use mvm_model::Code;
+use mvm_model::Mib;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -187,12 +188,12 @@ async fn a_bad_snapshot_is_told_and_leaves_no_process() {
 
     std::fs::write(&snapshot, &whole).unwrap();
     let mut larger = spec.clone();
-    larger.mem_mib = 256;
+    larger.mem_mib = Mib(256);
     assert!(restore(&larger).await.contains("MiB of memory"));
     let memory = std::fs::OpenOptions::new().write(true).open(&spec.memory).unwrap();
     memory.set_len(1 << 20).unwrap();
     assert!(restore(&spec).await.contains("instead of"));
-    memory.set_len(spec.mem_mib << 20).unwrap();
+    memory.set_len(spec.mem_mib.bytes()).unwrap();
     let restored = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await;
     restored.unwrap().kill().await.unwrap();
 }

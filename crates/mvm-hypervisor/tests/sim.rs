@@ -7,6 +7,7 @@ use mvm_hypervisor::{
     Condition, Disk, Halt, Hypervisor, Kernel, Platform, ProcessIdentity, RestoreMemory, VmSpec,
 };
 use mvm_model::Code;
+use mvm_model::Mib;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ fn spec(dir: &Path, name: &str) -> VmSpec {
         reserve_memory: true,
         dir: own,
         vcpus: 1,
-        mem_mib: 64,
+        mem_mib: Mib(64),
         kernel: Kernel {
             image: "/kernel".into(),
             initrd: None,

@@ -6,12 +6,13 @@ use crate::error::{At, Error, Result};
 use crate::fs::blocking;
 use crate::layout::ImageStore;
 use crate::workdir::WorkDir;
+use mvm_model::Mib;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The smallest size in MiB: ext4 with a journal needs a few, and below this mke2fs makes a file
+/// The smallest size: ext4 with a journal needs a few, and below this mke2fs makes a file
 /// system without room for data.
-const MIN_MIB: u64 = 8;
+const MIN: Mib = Mib(8);
 
 /// What a disk is for.
 #[derive(Clone, Copy, Debug)]
@@ -24,26 +25,26 @@ pub(crate) enum Purpose {
     Data,
 }
 
-/// Makes a fresh disk of `mib` MiB at `to`. Errors: `invalid`, `no_space`, `tool_missing`,
+/// Makes a fresh disk of this size at `to`. Errors: `invalid`, `no_space`, `tool_missing`,
 /// `tool_failed`, `io`.
-pub(crate) async fn make(store: &ImageStore, purpose: Purpose, mib: u64, to: &Path) -> Result<()> {
-    if !(MIN_MIB..=64 << 20).contains(&mib) {
-        let why = format!("give {MIN_MIB} MiB to 64 TiB");
-        return Err(Error::Invalid { what: format!("disk size {mib} MiB"), why });
+pub(crate) async fn make(store: &ImageStore, purpose: Purpose, size: Mib, to: &Path) -> Result<()> {
+    if !(MIN..=Mib(64 << 20)).contains(&size) {
+        let why = format!("give {MIN} to 64 TiB");
+        return Err(Error::Invalid { what: format!("disk size {size}"), why });
     }
-    let template = template(store, purpose, mib).await?;
+    let template = template(store, purpose, size).await?;
     let to = to.to_owned();
     blocking(move || clone_file(&template, &to)).await
 }
 
 /// Returns the formatted file of this size, which is made if it is missing.
-async fn template(store: &ImageStore, purpose: Purpose, mib: u64) -> Result<PathBuf> {
+async fn template(store: &ImageStore, purpose: Purpose, size: Mib) -> Result<PathBuf> {
     let disks = store.disks_dir();
     let kind = match purpose {
         Purpose::Scratch => "scratch-journal",
         Purpose::Data => "data",
     };
-    let dir = disks.join(format!("{kind}-{mib}"));
+    let dir = disks.join(format!("{kind}-{}", size.0));
     let file = dir.join("ext4");
     if file.is_file() {
         return Ok(file);
@@ -53,7 +54,7 @@ async fn template(store: &ImageStore, purpose: Purpose, mib: u64) -> Result<Path
     // Every disk is a copy of this file, including its mode.
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let made = options.open(&fresh).and_then(|f| f.set_len(mib << 20));
+    let made = options.open(&fresh).and_then(|f| f.set_len(size.bytes()));
     made.at("create", &fresh)?;
     // Lazy initialisation leaves inode tables and journal as holes, and nobody has to zero them: a
     // sparse file reads as zero already.

@@ -6,7 +6,7 @@ use crate::layout::ImageStore;
 use crate::transfer::Incoming;
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Removed, Revision};
 use crate::{apt, build, disk, kernel, nix, revision, transfer, workdir};
-use mvm_model::Digest;
+use mvm_model::{Digest, Mib};
 use std::collections::BTreeSet;
 use std::path::Path;
 use tokio::sync::mpsc;
@@ -132,16 +132,16 @@ impl ImageStore {
         kernel::remove(self, name_or_digest)
     }
 
-    /// Makes a fresh sparse ext4 disk of `mib` MiB at `to`, which must not exist. Each size is
+    /// Makes a fresh sparse ext4 disk of this size at `to`, which must not exist. Each size is
     /// formatted once, then cloned. Errors: `invalid`, `no_space`, `tool_missing`, `io`.
-    pub async fn scratch_disk(&self, mib: u64, to: &Path) -> Result<()> {
-        disk::make(self, Purpose::Scratch, mib, to).await
+    pub async fn scratch_disk(&self, size: Mib, to: &Path) -> Result<()> {
+        disk::make(self, Purpose::Scratch, size, to).await
     }
 
-    /// Makes a fresh sparse ext4 disk of `mib` MiB at `to`, which must not exist, for data that
+    /// Makes a fresh sparse ext4 disk of this size at `to`, which must not exist, for data that
     /// survives a crash. Each size is formatted once, then cloned. Errors: those of
     /// [`ImageStore::scratch_disk`].
-    pub async fn data_disk(&self, mib: u64, to: &Path) -> Result<()> {
-        disk::make(self, Purpose::Data, mib, to).await
+    pub async fn data_disk(&self, size: Mib, to: &Path) -> Result<()> {
+        disk::make(self, Purpose::Data, size, to).await
     }
 }

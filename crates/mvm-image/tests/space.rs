@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use mvm_image::ImageStore;
-use mvm_model::Code;
+use mvm_model::{Code, Mib};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -66,8 +66,8 @@ async fn disks_are_sparse_whole_file_systems() {
             let to = root.path().join(format!("{kind}-{round}.raw"));
             let began = std::time::Instant::now();
             match kind {
-                "scratch" => store.scratch_disk(mib, &to).await.unwrap(),
-                _ => store.data_disk(mib, &to).await.unwrap(),
+                "scratch" => store.scratch_disk(Mib(mib), &to).await.unwrap(),
+                _ => store.data_disk(Mib(mib), &to).await.unwrap(),
             }
             let meta = std::fs::metadata(&to).unwrap();
             println!("{kind} {mib} MiB: {:?}, {} KiB", began.elapsed(), meta.blocks() / 2);
@@ -81,14 +81,14 @@ async fn disks_are_sparse_whole_file_systems() {
         }
     }
     assert_eq!(
-        store.scratch_disk(1, &root.path().join("x")).await.unwrap_err().code(),
+        store.scratch_disk(Mib(1), &root.path().join("x")).await.unwrap_err().code(),
         Code::Invalid
     );
     assert_eq!(names(&root.path().join("disks")), ["data-2048", "scratch-journal-4096"]);
 
     let small = Small::new(1);
     let to = small.path().join("disk");
-    let error = store.scratch_disk(4096, &to).await.unwrap_err();
+    let error = store.scratch_disk(Mib(4096), &to).await.unwrap_err();
     assert_eq!(error.code(), Code::NoSpace, "{error}");
     assert!(!to.exists());
 }

@@ -5,7 +5,7 @@ use mvm_model::fleet::{
     Capacity, Claims, Duty, FleetNode, FleetState, Limits, NodeOffer, NodeStatus, Outcome,
     Placement, PoolOffer, Spread, node_document, place,
 };
-use mvm_model::{Counts, LeaseId, Name, PoolRef, Resources};
+use mvm_model::{Counts, LeaseId, Mib, Name, PoolRef, Resources};
 use std::collections::BTreeMap;
 
 fn main() {
@@ -22,11 +22,11 @@ fn document() -> FleetState {
     let mut tenant = document.tenants.remove(0);
     let mut pool = tenant.pools.remove(0);
     pool.placement = Default::default();
-    pool.instance_resources = Resources { vcpus: 1, mem_mib: 512, ..Resources::default() };
+    pool.instance_resources = Resources { vcpus: 1, mem_mib: Mib(512), ..Resources::default() };
     pool.desired_counts = Counts { running: 0, warm: 300, sleeping: 700 };
     let spread = Spread { key: "zone".into(), max_skew: 8 };
     let quotas = &mut tenant.quotas;
-    (quotas.max_vcpus, quotas.max_mem_mib, quotas.max_warm) = (10_000, 10_000_000, 1000);
+    (quotas.max_vcpus, quotas.max_mem_mib, quotas.max_warm) = (10_000, Mib(10_000_000), 1000);
     (quotas.max_running, quotas.max_instances_per_pool, quotas.max_disk_gib) =
         (2000, 4000, 100_000);
     for index in 0..TENANTS {
@@ -52,7 +52,7 @@ fn nodes() -> BTreeMap<Name, FleetNode> {
         let status = NodeStatus {
             node_id: node_id.clone(),
             version: String::new(),
-            capacity: Capacity { vcpus: 64, mem_mib: 65_536, disk_gib: 4000 },
+            capacity: Capacity { vcpus: 64, mem_mib: Mib(65_536), disk_gib: 4000 },
             labels: [("zone".to_owned(), format!("z{}", index % 8))].into(),
             cpu_model: String::new(),
             simulated: true,
@@ -112,7 +112,7 @@ fn a_thousand_claims(bencher: Bencher) {
     let stand = PoolOffer { ready, shape, template: true, built: true, leases: 100 };
     let pools: Vec<PoolRef> =
         (0..TENANTS).map(|t| format!("t{t}/a").parse().expect("a pool")).collect();
-    let capacity = Capacity { vcpus: 64, mem_mib: 65_536, disk_gib: 1000 };
+    let capacity = Capacity { vcpus: 64, mem_mib: Mib(65_536), disk_gib: 1000 };
     for node in nodes().keys() {
         let pools = pools.iter().map(|pool| (pool.clone(), stand)).collect();
         let room = NodeOffer { open: true, capacity, free: capacity, leased: 0, pools };

@@ -3,6 +3,7 @@
 use crate::cache::{self, CacheDisk};
 use crate::error::Fault;
 use crate::instance::Instance;
+use crate::mib::Mib;
 use crate::name::Name;
 use crate::pool::Pool;
 use crate::resources::Resources;
@@ -18,7 +19,7 @@ pub struct Quotas {
     /// The most vCPUs of running and warm instances together, all of which could run.
     pub max_vcpus: u64,
     /// The most memory of running and warm instances together, in MiB.
-    pub max_mem_mib: u64,
+    pub max_mem_mib: Mib,
     /// The most running instances, leased or not.
     pub max_running: u64,
     /// The most warm instances.
@@ -39,7 +40,7 @@ impl Default for Quotas {
     fn default() -> Self {
         Quotas {
             max_vcpus: 64,
-            max_mem_mib: 131_072,
+            max_mem_mib: Mib(131_072),
             max_running: 16,
             max_warm: 4,
             max_pools: 2,
@@ -56,7 +57,7 @@ pub struct Usage {
     /// Number of vCPUs of running and warm instances.
     pub vcpus: u64,
     /// Memory of running and warm instances, in MiB.
-    pub mem_mib: u64,
+    pub mem_mib: Mib,
     /// Number of running instances.
     pub running: u64,
     /// Number of warm instances.
@@ -66,7 +67,7 @@ pub struct Usage {
     /// Number of instances in any state.
     pub instances: u64,
     /// Disk space that all instances may grow to and that jobs' artifacts take, in MiB.
-    pub disk_mib: u64,
+    pub disk_mib: Mib,
 }
 
 impl Usage {
@@ -159,7 +160,7 @@ pub fn admit_state(
 ) -> Result<(), Fault> {
     let after = usage.after(instance, to);
     within(tenant, "max_vcpus", quotas.max_vcpus, usage.vcpus, after.vcpus, "")?;
-    within(tenant, "max_mem_mib", quotas.max_mem_mib, usage.mem_mib, after.mem_mib, " MiB")?;
+    within(tenant, "max_mem_mib", quotas.max_mem_mib.0, usage.mem_mib.0, after.mem_mib.0, " MiB")?;
     within(tenant, "max_running", quotas.max_running, usage.running, after.running, "")?;
     within(tenant, "max_warm", quotas.max_warm, usage.warm, after.warm, "")
 }
@@ -177,10 +178,10 @@ pub fn admit_instance(
     within(tenant, "max_instances_per_pool", per_pool, in_pool, in_pool + 1, "")?;
     // Compared in MiB: in GiB, growth within the last one would go unnoticed.
     let (limit, asked) = (quotas.max_disk_gib, pool.disk_mib());
-    if usage.disk_mib.saturating_add(asked) <= limit.saturating_mul(1024) {
+    if usage.disk_mib.saturating_add(asked) <= Mib::from_gib(limit) {
         return Ok(());
     }
-    let (in_use, asked) = (usage.disk_mib.div_ceil(1024), asked.div_ceil(1024));
+    let (in_use, asked) = (usage.disk_mib.gib_rounded_up(), asked.gib_rounded_up());
     Err(exceeded(tenant, "max_disk_gib", limit, in_use, asked, " GiB"))
 }
 
@@ -190,21 +191,21 @@ pub fn admit_pool(tenant: &Name, quotas: &Quotas, usage: &Usage) -> Result<(), F
 }
 
 /// Checks whether one machine of this shape can ever run within the quotas, so that no pool is made
-/// whose jobs would wait for ever. `caches_mib` is the size of its cache disks. Error:
+/// whose jobs would wait for ever. `caches` is the size of its cache disks. Error:
 /// `quota_exceeded`.
 pub fn admit_machine(
     tenant: &Name,
     quotas: &Quotas,
     resources: &Resources,
-    caches_mib: u64,
+    caches: Mib,
 ) -> Result<(), Fault> {
-    let disk_gib = (resources.disk_mib() + caches_mib).div_ceil(1024);
-    let (vcpus, mem_mib) = (u64::from(resources.vcpus), resources.mem_mib);
+    let disk_gib = (resources.disk_mib() + caches).gib_rounded_up();
+    let (vcpus, mem_mib) = (u64::from(resources.vcpus), resources.mem_mib.0);
     let checks = [
         ("max_vcpus", quotas.max_vcpus, vcpus, " vCPUs", "vcpus", "--cpus", "--max-vcpus"),
         (
             "max_mem_mib",
-            quotas.max_mem_mib,
+            quotas.max_mem_mib.0,
             mem_mib,
             " MiB of memory",
             "mem_mib",
@@ -253,8 +254,8 @@ pub fn admit_counts(
         ("max_warm", quotas.max_warm, warm, ""),
         ("max_instances_per_pool", quotas.max_instances_per_pool, counts.total(), ""),
         ("max_vcpus", quotas.max_vcpus, hot * u64::from(resources.vcpus), ""),
-        ("max_mem_mib", quotas.max_mem_mib, hot * resources.mem_mib, " MiB"),
-        ("max_disk_gib", quotas.max_disk_gib, (counts.total() * disk_mib).div_ceil(1024), " GiB"),
+        ("max_mem_mib", quotas.max_mem_mib.0, (hot * resources.mem_mib).0, " MiB"),
+        ("max_disk_gib", quotas.max_disk_gib, (counts.total() * disk_mib).gib_rounded_up(), " GiB"),
     ];
     checks
         .into_iter()

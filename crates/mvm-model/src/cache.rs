@@ -3,6 +3,7 @@
 
 use crate::Millis;
 use crate::error::Fault;
+use crate::mib::Mib;
 use crate::name::Name;
 use mvm_code::Code;
 use schemars::JsonSchema;
@@ -26,7 +27,7 @@ pub struct Cache {
     pub path: String,
     /// Size of the cache's disk in MiB.
     #[schemars(range(min = 16, max = 16777216))]
-    pub size_mib: u64,
+    pub size_mib: Mib,
 }
 
 /// `NAME:PATH:SIZE`, the size in MiB.
@@ -41,7 +42,7 @@ impl FromStr for Cache {
         };
         let (rest, size) = text.rsplit_once(':').ok_or_else(form)?;
         let (name, path) = rest.split_once(':').ok_or_else(form)?;
-        let size_mib = size.parse().map_err(|_| form())?;
+        let size_mib = Mib(size.parse().map_err(|_| form())?);
         let cache = Cache { name: name.parse()?, path: path.to_owned(), size_mib };
         validate(std::slice::from_ref(&cache))?;
         Ok(cache)
@@ -75,8 +76,8 @@ pub fn validate(caches: &[Cache]) -> Result<(), Fault> {
                 "the guest itself needs that place",
             );
         }
-        if !(16..=1 << 24).contains(size_mib) {
-            let what = format!("cache {name} has {size_mib} MiB");
+        if !(16..=1 << 24).contains(&size_mib.0) {
+            let what = format!("cache {name} has {size_mib}");
             return wrong(what, "allowed are 16 to 16777216 MiB");
         }
         let other = caches.iter().filter(|other| other.name != *name);
@@ -116,7 +117,7 @@ pub fn change(known: &[CacheDisk], wanted: Vec<Cache>) -> Result<Vec<CacheDisk>,
     let disk = |cache: Cache| match known.iter().find(|disk| disk.cache.name == cache.name) {
         Some(disk) if disk.cache.size_mib != cache.size_mib => {
             let (name, size) = (&cache.name, disk.cache.size_mib);
-            Err(Fault::new(Code::Conflict, format!("cache {name} has {size} MiB"))
+            Err(Fault::new(Code::Conflict, format!("cache {name} has {size}"))
                 .at("caches")
                 .hint("a size is not changed: remove the cache, then make it anew, empty"))
         }
@@ -139,7 +140,7 @@ pub fn same(one: &[CacheDisk], other: &[CacheDisk]) -> bool {
     one.iter().map(|disk| &disk.cache).eq(other.iter().map(|disk| &disk.cache))
 }
 
-/// Returns what the disks may come to use, in MiB.
-pub fn disk_mib(disks: &[CacheDisk]) -> u64 {
+/// Returns what the disks may come to use.
+pub fn disk_mib(disks: &[CacheDisk]) -> Mib {
     disks.iter().map(|disk| disk.cache.size_mib).sum()
 }

@@ -1,6 +1,7 @@
 //! Machines that their hypervisor has stopped by itself, and what is done about them.
 
 use crate::Millis;
+use crate::mib::Mib;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -8,9 +9,9 @@ use std::time::Duration;
 /// How long a job waits while its machine is paused for want of space, in seconds, unless the agent
 /// is configured otherwise.
 pub const NO_SPACE_TIMEOUT_S: u64 = 600;
-/// How much space must be free before a machine that found none is resumed, in MiB: as much as
-/// before one is started.
-pub const ROOM_MIB: u64 = 64;
+/// How much space must be free before a machine that found none is resumed: as much as before one
+/// is started.
+pub const ROOM: Mib = Mib(64);
 /// How often a machine whose disk fails is tried again before it is given up.
 pub const IO_TRIES: u32 = 5;
 /// How long a machine must run after it was resumed to count as well again.
@@ -67,7 +68,7 @@ pub struct Facts {
     /// Since it was last well.
     pub paused_for: Duration,
     /// How much room the host's disk has now.
-    pub free_mib: u64,
+    pub free: Mib,
     /// How long it may be without space; absent where nobody's job waits.
     pub limit: Option<Duration>,
 }
@@ -88,7 +89,7 @@ pub fn step(facts: &Facts) -> Step {
     let due = facts.since_try >= pause_before(facts.tries);
     match facts.cause {
         Cause::NoSpace if facts.limit.is_some_and(|limit| facts.paused_for >= limit) => Step::Fail,
-        Cause::NoSpace if due && facts.free_mib >= ROOM_MIB => Step::Resume,
+        Cause::NoSpace if due && facts.free >= ROOM => Step::Resume,
         Cause::IoError if due && facts.tries < IO_TRIES => Step::Resume,
         Cause::IoError if due => Step::Fail,
         Cause::Crashed => Step::Fail,

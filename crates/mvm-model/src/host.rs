@@ -3,6 +3,7 @@
 
 use crate::error::Fault;
 use crate::fleet::Capacity;
+use crate::mib::Mib;
 use crate::pool::Counts;
 use crate::resources::Resources;
 use mvm_code::Code;
@@ -57,7 +58,7 @@ pub fn admit_shape(shape: &Resources, host: &Capacity) -> Result<(), Fault> {
         return Ok(());
     }
     let message = format!(
-        "a machine with {} MiB of memory cannot fit this host, which has {} MiB",
+        "a machine with {} of memory cannot fit this host, which has {}",
         shape.mem_mib, host.mem_mib
     );
     let hint = "give the pool less memory (--mem), or use a larger host; see `mvm doctor`";
@@ -75,10 +76,10 @@ pub fn lacks_of_shape(shape: &Resources, host: &Capacity) -> Vec<Shortfall> {
         lacks.push(Shortfall { code: Lack::Vcpus, detail });
     }
     // Capacity is in whole GiB, rounded down: a disk of less than one is not judged.
-    if host.disk_gib > 0 && shape.disk_mib() / 1024 > host.disk_gib {
+    if host.disk_gib > 0 && shape.disk_mib().gib() > host.disk_gib {
         let detail = format!(
             "a machine may come to use {} GiB of disk, and the host's file system has {} GiB",
-            shape.disk_mib() / 1024,
+            shape.disk_mib().gib(),
             host.disk_gib
         );
         lacks.push(Shortfall { code: Lack::Disk, detail });
@@ -92,18 +93,18 @@ pub fn lacks_memory<'a>(
     pools: impl IntoIterator<Item = (&'a Resources, &'a Counts)>,
     host: &Capacity,
 ) -> Option<Shortfall> {
-    let (mut machines, mut mem_mib) = (0_u64, 0_u64);
+    let (mut machines, mut mem_mib) = (0_u64, Mib(0));
     for (shape, counts) in pools {
         let count = u64::from(counts.running) + u64::from(counts.warm);
         machines += count;
-        mem_mib = mem_mib.saturating_add(count.saturating_mul(shape.mem_mib));
+        mem_mib = mem_mib.saturating_add(shape.mem_mib.saturating_mul(count));
     }
     if mem_mib <= host.mem_mib {
         return None;
     }
     let detail = format!(
-        "the pools of this node keep {machines} machines running and warm that have {mem_mib} MiB of \
-         memory together, and the host has {} MiB: they fit as long as their guests use less, or keep \
+        "the pools of this node keep {machines} machines running and warm that have {mem_mib} of \
+         memory together, and the host has {}: they fit as long as their guests use less, or keep \
          more of them asleep",
         host.mem_mib
     );
@@ -115,9 +116,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HOST: Capacity = Capacity { vcpus: 2, mem_mib: 24_000, disk_gib: 100 };
+    const HOST: Capacity = Capacity { vcpus: 2, mem_mib: Mib(24_000), disk_gib: 100 };
 
     fn shape(vcpus: u32, mem_mib: u64, data_disk_mib: u64) -> Resources {
+        let (mem_mib, data_disk_mib) = (Mib(mem_mib), Mib(data_disk_mib));
         Resources { vcpus, mem_mib, data_disk_mib, ..Resources::default() }
     }
 
@@ -148,7 +150,7 @@ mod tests {
                 .into_iter()
                 .map(|(mem, running, warm, sleeping)| (shape(1, mem, 0), Counts { running, warm, sleeping }))
                 .collect();
-            let up: u64 = pools.iter().map(|(s, c)| s.mem_mib * u64::from(c.running + c.warm)).sum();
+            let up: Mib = pools.iter().map(|(s, c)| u64::from(c.running + c.warm) * s.mem_mib).sum();
             let lacks = lacks_memory(pools.iter().map(|(s, c)| (s, c)), &HOST);
             prop_assert_eq!(lacks.is_some(), up > HOST.mem_mib);
             if let Some(lack) = lacks {

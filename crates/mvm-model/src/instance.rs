@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::halt::Paused;
 use crate::id::InstanceId;
 use crate::lease::Lease;
+use crate::mib::Mib;
 use crate::name::{InstanceRef, PoolRef};
 use crate::resources::Resources;
 use crate::state::{Intent, State};
@@ -118,7 +119,7 @@ impl Instance {
     }
 
     /// Returns what the instance may come to use on disk at most, in MiB.
-    pub fn disk_mib(&self) -> u64 {
+    pub fn disk_mib(&self) -> Mib {
         self.resources.disk_mib() + cache::disk_mib(&self.caches)
     }
 

@@ -5,11 +5,12 @@
 
 use crate::admission::{Quotas, exceeded};
 use crate::error::Fault;
-use crate::halt::ROOM_MIB;
+use crate::halt::ROOM;
 use crate::job::Job;
+use crate::mib::Mib;
 use crate::name::Name;
 
-const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
 
 /// The space on a host's disk, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub enum Denied {
 /// Returns the part of a disk that files may not use unless the operator names another, in bytes: a
 /// twentieth, at least twice what a machine needs to go on, and at most 4 GiB.
 pub fn reserve(total: u64) -> u64 {
-    (total / 20).clamp(2 * ROOM_MIB * MIB, 4096 * MIB)
+    (total / 20).clamp((2 * ROOM).bytes(), Mib(4096).bytes())
 }
 
 /// Checks whether a tenant may have `arriving` bytes, for all of its copies under way together.
@@ -53,8 +54,8 @@ pub fn reserve(total: u64) -> u64 {
 /// copies go on.
 pub fn admit(account: &Account, arriving: u64, room: Room, reserve: u64) -> Result<(), Denied> {
     let limit = account.quotas.max_disk_gib;
-    if account.used.saturating_add(arriving) > limit.saturating_mul(1024 * MIB) {
-        let gib = |bytes: u64| bytes.div_ceil(1024 * MIB);
+    if account.used.saturating_add(arriving) > limit.saturating_mul(GIB) {
+        let gib = |bytes: u64| bytes.div_ceil(GIB);
         let (used, asked) = (gib(account.used), gib(arriving));
         let fault = exceeded(&account.tenant, "max_disk_gib", limit, used, asked, " GiB");
         return Err(Denied::Quota(fault));
@@ -92,9 +93,9 @@ mod tests {
 
     #[test]
     fn the_reserve_is_a_part_of_the_disk_within_bounds() {
-        let sizes = [(1 << 30, 128 * MIB), (10 << 30, 512 * MIB), (1 << 40, 4096 * MIB)];
+        let sizes = [(1 << 30, Mib(128)), (10 << 30, Mib(512)), (1 << 40, Mib(4096))];
         for (total, wanted) in sizes {
-            assert_eq!(reserve(total), wanted, "{total}");
+            assert_eq!(reserve(total), wanted.bytes(), "{total}");
         }
     }
 

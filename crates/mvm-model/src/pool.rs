@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::egress::Egress;
 use crate::error::Fault;
 use crate::instance::Instance;
+use crate::mib::Mib;
 use crate::name::PoolRef;
 use crate::resources::Resources;
 use crate::runtime_policy::RuntimePolicy;
@@ -139,7 +140,7 @@ pub struct Pool {
 impl Pool {
     /// Returns the most that one instance can use on disk, in MiB: its memory file, its disks and
     /// its caches.
-    pub fn disk_mib(&self) -> u64 {
+    pub fn disk_mib(&self) -> Mib {
         self.resources.disk_mib() + cache::disk_mib(&self.caches)
     }
 

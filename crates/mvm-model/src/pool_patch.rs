@@ -5,6 +5,7 @@ use crate::cache::{self, Cache};
 use crate::desired::source;
 use crate::egress::Egress;
 use crate::error::Fault;
+use crate::mib::Mib;
 use crate::pool::Recycle;
 use crate::runtime_policy::RuntimePolicy;
 use schemars::JsonSchema;
@@ -24,11 +25,11 @@ pub struct UpdatePool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mem_mib: Option<u64>,
+    pub mem_mib: Option<Mib>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_disk_mib: Option<u64>,
+    pub data_disk_mib: Option<Mib>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scratch_disk_mib: Option<u64>,
+    pub scratch_disk_mib: Option<Mib>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recycle: Option<Recycle>,
     /// All caches of the pool from now on. Caches that exist already keep their contents.

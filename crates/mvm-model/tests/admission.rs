@@ -6,7 +6,7 @@ mod support;
 use mvm_model::Code;
 use mvm_model::admission::{admit_counts, admit_instance, admit_machine, admit_pool, admit_state};
 use mvm_model::state::Intent;
-use mvm_model::{Counts, Fault, Instance, Name, Pool, Quotas, Resources, State, Usage};
+use mvm_model::{Counts, Fault, Instance, Mib, Name, Pool, Quotas, Resources, State, Usage};
 use proptest::prelude::*;
 
 fn tenant() -> Name {
@@ -26,9 +26,9 @@ fn shapes() -> impl Strategy<Value = Resources> {
     )
         .prop_map(|(vcpus, mem_mib, data_disk_mib, scratch_disk_mib)| Resources {
             vcpus,
-            mem_mib,
-            data_disk_mib,
-            scratch_disk_mib,
+            mem_mib: Mib(mem_mib),
+            data_disk_mib: Mib(data_disk_mib),
+            scratch_disk_mib: Mib(scratch_disk_mib),
         })
 }
 
@@ -37,7 +37,7 @@ fn quotas() -> impl Strategy<Value = Quotas> {
         |(max_vcpus, max_mem_mib, max_running, max_warm, max_pools, per_pool, max_disk_gib)| {
             Quotas {
                 max_vcpus,
-                max_mem_mib,
+                max_mem_mib: Mib(max_mem_mib),
                 max_running,
                 max_warm,
                 max_pools,
@@ -96,12 +96,12 @@ struct SimulatedTenant {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct CountedUsage {
     vcpus: u64,
-    mem_mib: u64,
+    mem_mib: Mib,
     running: u64,
     warm: u64,
     pools: u64,
     fullest_pool: u64,
-    disk_mib: u64,
+    disk_mib: Mib,
 }
 
 impl SimulatedTenant {
@@ -116,12 +116,12 @@ impl SimulatedTenant {
         let in_pool = |pool: usize| self.instances.iter().filter(|(p, _)| *p == pool).count();
         CountedUsage {
             vcpus: sum(&|i| hot(i) * u64::from(i.resources.vcpus)),
-            mem_mib: sum(&|i| hot(i) * i.resources.mem_mib),
+            mem_mib: Mib(sum(&|i| (hot(i) * i.resources.mem_mib).0)),
             running: sum(&is(State::Running)),
             warm: sum(&is(State::Warm)),
             pools: self.pools.len() as u64,
             fullest_pool: (0..self.pools.len()).map(in_pool).max().unwrap_or(0) as u64,
-            disk_mib: sum(&|i| i.resources.disk_mib()),
+            disk_mib: Mib(sum(&|i| i.resources.disk_mib().0)),
         }
     }
 
@@ -216,13 +216,13 @@ fn refusal_is_true(fault: &Fault, model: &SimulatedTenant) -> Result<(), TestCas
     let used = model.used();
     let counted = match quota.as_str() {
         "max_vcpus" => used.vcpus,
-        "max_mem_mib" => used.mem_mib,
+        "max_mem_mib" => used.mem_mib.0,
         "max_running" => used.running,
         "max_warm" => used.warm,
         "max_pools" => used.pools,
         // The refusal counts the requested pool, which need not be the fullest.
         "max_instances_per_pool" => in_use.min(used.fullest_pool),
-        _ => used.disk_mib.div_ceil(1024),
+        _ => used.disk_mib.gib_rounded_up(),
     };
     prop_assert_eq!(in_use, counted, "{}", fault);
     prop_assert!(asked > 0 && in_use + asked > limit, "{}", fault);
@@ -234,12 +234,12 @@ fn refusal_is_true(fault: &Fault, model: &SimulatedTenant) -> Result<(), TestCas
 fn pairs(quotas: &Quotas, used: &CountedUsage) -> [(&'static str, u64, u64); 7] {
     [
         ("max_vcpus", quotas.max_vcpus, used.vcpus),
-        ("max_mem_mib", quotas.max_mem_mib, used.mem_mib),
+        ("max_mem_mib", quotas.max_mem_mib.0, used.mem_mib.0),
         ("max_running", quotas.max_running, used.running),
         ("max_warm", quotas.max_warm, used.warm),
         ("max_pools", quotas.max_pools, used.pools),
         ("max_instances_per_pool", quotas.max_instances_per_pool, used.fullest_pool),
-        ("max_disk_gib", quotas.max_disk_gib * 1024, used.disk_mib),
+        ("max_disk_gib", quotas.max_disk_gib * 1024, used.disk_mib.0),
     ]
 }
 
@@ -295,7 +295,7 @@ proptest! {
         let none = u64::MAX;
         let mut model = model(Quotas {
             max_vcpus: none,
-            max_mem_mib: none,
+            max_mem_mib: Mib(none),
             max_running: none,
             max_warm: none,
             max_pools: none,
@@ -356,10 +356,10 @@ proptest! {
     /// Any numbers get an answer, without an overflow.
     #[test]
     fn the_largest_counts_have_an_answer(running: u32, warm: u32, sleeping: u32, limit: u64) {
-        let resources = Resources { vcpus: 255, mem_mib: 1 << 20, data_disk_mib: 1 << 24, scratch_disk_mib: 1 << 24 };
+        let resources = Resources { vcpus: 255, mem_mib: Mib(1 << 20), data_disk_mib: Mib(1 << 24), scratch_disk_mib: Mib(1 << 24) };
         let quotas = Quotas { max_disk_gib: limit, ..Quotas::default() };
         let _ = admit_counts(&tenant(), &quotas, &resources, &[], &Counts { running, warm, sleeping });
-        let usage = Usage { disk_mib: limit >> 1, ..Usage::default() };
+        let usage = Usage { disk_mib: Mib(limit >> 1), ..Usage::default() };
         let _ = admit_instance(&tenant(), &quotas, &usage, &pool(resources), 0);
     }
 }
@@ -367,21 +367,26 @@ proptest! {
 #[test]
 fn a_machine_of_which_the_quotas_hold_not_one_is_refused() {
     let tenant: Name = "ci".parse().expect("name");
-    let shape = Resources { vcpus: 4, mem_mib: 4096, data_disk_mib: 4096, ..Resources::default() };
-    let disk = shape.disk_mib().div_ceil(1024);
+    let shape = Resources {
+        vcpus: 4,
+        mem_mib: Mib(4096),
+        data_disk_mib: Mib(4096),
+        ..Resources::default()
+    };
+    let disk = shape.disk_mib().gib_rounded_up();
     let quotas =
-        Quotas { max_vcpus: 4, max_mem_mib: 4096, max_disk_gib: disk, ..Quotas::default() };
+        Quotas { max_vcpus: 4, max_mem_mib: Mib(4096), max_disk_gib: disk, ..Quotas::default() };
     let tried = |quotas: &Quotas, caches| admit_machine(&tenant, quotas, &shape, caches);
-    assert_eq!(tried(&quotas, 0), Ok(()));
+    assert_eq!(tried(&quotas, Mib(0)), Ok(()));
     let less = [
         (Quotas { max_vcpus: 3, ..quotas }, "vcpus", "--max-vcpus"),
-        (Quotas { max_mem_mib: 4095, ..quotas }, "mem_mib", "--max-mem"),
+        (Quotas { max_mem_mib: Mib(4095), ..quotas }, "mem_mib", "--max-mem"),
         (Quotas { max_disk_gib: disk - 1, ..quotas }, "data_disk_mib", "--max-disk"),
     ];
     for (quotas, path, option) in less {
-        let fault = tried(&quotas, 0).expect_err("refused");
+        let fault = tried(&quotas, Mib(0)).expect_err("refused");
         assert_eq!((fault.code, fault.path.as_str()), (Code::QuotaExceeded, path));
         assert!(fault.hint.contains(option), "{fault:?}");
     }
-    assert!(tried(&quotas, 2048).is_err(), "the disks of its caches count");
+    assert!(tried(&quotas, Mib(2048)).is_err(), "the disks of its caches count");
 }

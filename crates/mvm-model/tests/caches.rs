@@ -3,11 +3,11 @@
 mod support;
 
 use mvm_model::cache::{change, disk_mib, same, validate};
-use mvm_model::{Cache, CacheDisk, Code};
+use mvm_model::{Cache, CacheDisk, Code, Mib};
 use proptest::prelude::*;
 
 fn cache(name: &str, path: &str, size_mib: u64) -> Cache {
-    Cache { name: name.parse().expect("a name"), path: path.to_owned(), size_mib }
+    Cache { name: name.parse().expect("a name"), path: path.to_owned(), size_mib: Mib(size_mib) }
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn what_is_kept_keeps_its_content() {
     assert_eq!((moved[1].generation, moved[1].cache.path.as_str()), (7, "/c"));
     assert!(moved[1].has_content_of(&full) && !moved[0].has_content_of(&full));
     assert_eq!((moved[0].generation, moved[0].committed_at), (1, None));
-    assert_eq!(disk_mib(&moved), 96);
+    assert_eq!(disk_mib(&moved), Mib(96));
     assert!(!same(&moved, std::slice::from_ref(&full)));
     let resized = change(std::slice::from_ref(&full), vec![cache("a", "/a", 128)]);
     assert_eq!(resized.expect_err("another size").code, Code::Conflict);
@@ -66,7 +66,7 @@ proptest! {
     #[test]
     fn any_text_is_a_cache_or_refused(text in "\\PC{0,40}|[a-z]{1,3}:/[a-z/.]{0,8}:[0-9]{1,9}") {
         if let Ok(cache) = text.parse::<Cache>() {
-            let written = format!("{}:{}:{}", cache.name, cache.path, cache.size_mib);
+            let written = format!("{}:{}:{}", cache.name, cache.path, cache.size_mib.0);
             let read = written.parse::<Cache>();
             prop_assert_eq!(read.as_ref(), Ok(&cache));
             prop_assert_eq!(validate(&[cache]), Ok(()));

@@ -2,6 +2,7 @@
 //! refused with the path of the fault, and the shipped schema is that of the types.
 
 use mvm_model::Code;
+use mvm_model::Mib;
 use mvm_model::desired::DesiredState;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ fn the_specification_example_is_taken_and_comes_back_equal() {
     assert_eq!(state.node_id.as_str(), "ci-node-01");
     let pool = &state.tenants[0].pools[0];
     assert_eq!((pool.desired_counts.warm, pool.desired_counts.sleeping), (4, 8));
-    assert_eq!(pool.instance_resources.mem_mib, 4096);
+    assert_eq!(pool.instance_resources.mem_mib, Mib(4096));
     let again = serde_json::to_vec(&state).unwrap();
     assert_eq!(DesiredState::parse(&again).unwrap(), state);
 }

@@ -4,7 +4,9 @@ mod support;
 
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, Step, diff};
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Cache, Code, Counts, Digest, Name, Pool, PoolRef, Recycle, Resources, Tenant};
+use mvm_model::{
+    Cache, Code, Counts, Digest, Mib, Name, Pool, PoolRef, Recycle, Resources, Tenant,
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -38,11 +40,15 @@ fn pools() -> impl Strategy<Value = Vec<DesiredPool>> {
                 revision: (flake == 1).then(|| format!("{warm:064x}")),
                 revision_from: None,
                 instance_resources: Resources {
-                    mem_mib: if large { 512 } else { 256 },
+                    mem_mib: Mib(if large { 512 } else { 256 }),
                     ..Resources::default()
                 },
                 caches: (0..usize::from(large))
-                    .map(|_| Cache { name: name("c"), path: format!("/c{flake}"), size_mib: 64 })
+                    .map(|_| Cache {
+                        name: name("c"),
+                        path: format!("/c{flake}"),
+                        size_mib: Mib(64),
+                    })
                     .collect(),
                 egress: mvm_model::Egress { allow_lan: sleep && large, ..Default::default() },
                 recycle: if sleep { Recycle::Sleep } else { Recycle::Reset },
@@ -214,9 +220,9 @@ fn a_cache_is_not_resized_under_its_content() {
     let mut document =
         DesiredState::parse(include_bytes!("../../../examples/desired-state.json")).unwrap();
     let cache = |size_mib| Cache { name: name("c"), path: "/c".to_owned(), size_mib };
-    document.tenants[0].pools[0].caches = vec![cache(64)];
+    document.tenants[0].pools[0].caches = vec![cache(Mib(64))];
     let held = brought_to(Held::default(), &document, false);
-    document.tenants[0].pools[0].caches = vec![cache(128)];
+    document.tenants[0].pools[0].caches = vec![cache(Mib(128))];
     let fault = diff(&document, &held.0, &held.1, false).unwrap_err();
     assert_eq!((fault.code, fault.path.as_str()), (Code::Conflict, "$.tenants[0].pools[0].caches"));
     document.tenants[0].pools[0].caches.clear();

@@ -6,7 +6,7 @@ mod support;
 use mvm_model::fleet::{
     Capacity, ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Source,
 };
-use mvm_model::{Counts, LeaseId, Millis, Name, PoolRef, Resources};
+use mvm_model::{Counts, LeaseId, Mib, Millis, Name, PoolRef, Resources};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ fn claim(number: u64) -> LeaseId {
 }
 
 fn shape() -> Resources {
-    Resources { vcpus: 1, mem_mib: 512, ..Resources::default() }
+    Resources { vcpus: 1, mem_mib: Mib(512), ..Resources::default() }
 }
 
 fn stand(warm: u32, sleeping: u32, template: bool, leases: u32) -> PoolOffer {
@@ -31,7 +31,7 @@ fn stand(warm: u32, sleeping: u32, template: bool, leases: u32) -> PoolOffer {
 }
 
 fn room(pools: &[(&str, PoolOffer)]) -> NodeOffer {
-    let capacity = Capacity { vcpus: 64, mem_mib: 65536, disk_gib: 100 };
+    let capacity = Capacity { vcpus: 64, mem_mib: Mib(65536), disk_gib: 100 };
     let pools = pools.iter().map(|(pool, stand)| (pool.parse().unwrap(), *stand)).collect();
     NodeOffer { open: true, capacity, free: capacity, leased: 0, pools }
 }

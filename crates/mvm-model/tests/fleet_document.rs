@@ -2,7 +2,7 @@
 //! fault, and the shipped schema is that of the types.
 
 use mvm_model::Code;
-use mvm_model::{DesiredState, FleetState};
+use mvm_model::{DesiredState, FleetState, Mib};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn example() -> Value {
 fn a_pool_of_which_its_tenants_quotas_hold_no_machine_is_refused() {
     let mut document = FleetState::parse(EXAMPLE.as_bytes()).unwrap();
     assert_eq!(document.admit_machines(), Ok(()));
-    document.tenants[0].quotas.max_mem_mib = 1;
+    document.tenants[0].quotas.max_mem_mib = Mib(1);
     let fault = document.admit_machines().expect_err("refused");
     assert_eq!(fault.code, Code::QuotaExceeded);
     assert_eq!(fault.path, "$.tenants[0].pools[0].instance_resources.mem_mib");

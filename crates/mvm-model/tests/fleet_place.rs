@@ -8,7 +8,7 @@ use mvm_model::fleet::{
     Capacity, Duty, FleetNode, FleetPool, FleetState, FleetTenant, NodeStatus, Placement,
     PoolStatus, Preference, Rules, Share, Spread, node_document, place,
 };
-use mvm_model::{Counts, Millis, Name, PoolRef, Resources};
+use mvm_model::{Counts, Mib, Millis, Name, PoolRef, Resources};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,13 +25,13 @@ fn counts(running: u32, warm: u32, sleeping: u32) -> Counts {
 }
 
 fn shape(vcpus: u32, mem_mib: u64) -> Resources {
-    Resources { vcpus, mem_mib, data_disk_mib: 0, scratch_disk_mib: 1000 }
+    Resources { vcpus, mem_mib: Mib(mem_mib), data_disk_mib: Mib(0), scratch_disk_mib: Mib(1000) }
 }
 
 fn plenty() -> Quotas {
     Quotas {
         max_vcpus: 10_000,
-        max_mem_mib: 10_000_000,
+        max_mem_mib: Mib(10_000_000),
         max_running: 1000,
         max_warm: 1000,
         max_pools: 100,
@@ -86,7 +86,7 @@ fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, Fl
     let status = NodeStatus {
         node_id: node_id.clone(),
         version: "1".into(),
-        capacity: Capacity { vcpus, mem_mib, disk_gib: 500 },
+        capacity: Capacity { vcpus, mem_mib: Mib(mem_mib), disk_gib: 500 },
         labels,
         cpu_model: String::new(),
         simulated: true,
@@ -423,7 +423,7 @@ impl SimulatedFleet {
             let node = node.unwrap();
             let closed = node.duty == Duty::Draining || self.given_up(node);
             prop_assert!(!closed || share.pools.is_empty(), "{name} holds");
-            let (mut vcpus, mut mem) = (0, 0);
+            let (mut vcpus, mut mem) = (0, Mib(0));
             for (reference, counts) in &share.pools {
                 let shape = &self.document.pool(reference).unwrap().instance_resources;
                 let hot = u64::from(counts.running + counts.warm);
@@ -470,7 +470,7 @@ impl SimulatedFleet {
             for part in parts {
                 let part = [
                     part.max_vcpus,
-                    part.max_mem_mib,
+                    part.max_mem_mib.0,
                     part.max_running,
                     part.max_warm,
                     part.max_disk_gib,
@@ -479,7 +479,7 @@ impl SimulatedFleet {
             }
             let all = tenant.quotas;
             let all =
-                [all.max_vcpus, all.max_mem_mib, all.max_running, all.max_warm, all.max_disk_gib];
+                [all.max_vcpus, all.max_mem_mib.0, all.max_running, all.max_warm, all.max_disk_gib];
             prop_assert!(
                 sum.iter().zip(all).all(|(sum, all)| *sum <= all),
                 "{:?} of {:?}",
@@ -564,8 +564,8 @@ proptest! {
     fn tight_quotas_are_enough(document in any_fleet()) {
         let mut document = document;
         for tenant in &mut document.tenants {
-            let mut quotas = Quotas { max_running: 0, max_warm: 0, max_vcpus: 0, max_mem_mib: 0, max_instances_per_pool: 0, max_disk_gib: 0, max_pools: 9, max_queued_jobs: 9 };
-            let mut disk = 0;
+            let mut quotas = Quotas { max_running: 0, max_warm: 0, max_vcpus: 0, max_mem_mib: Mib(0), max_instances_per_pool: 0, max_disk_gib: 0, max_pools: 9, max_queued_jobs: 9 };
+            let mut disk = Mib(0);
             for pool in &tenant.pools {
                 let (counts, shape) = (pool.desired_counts, pool.instance_resources);
                 let hot = u64::from(counts.running + counts.warm);
@@ -576,7 +576,7 @@ proptest! {
                 disk += counts.total() * shape.disk_mib();
                 quotas.max_instances_per_pool = quotas.max_instances_per_pool.max(counts.total());
             }
-            quotas.max_disk_gib = disk.div_ceil(1024);
+            quotas.max_disk_gib = disk.gib_rounded_up();
             tenant.quotas = quotas;
         }
         document.validate().unwrap();

@@ -1,6 +1,7 @@
 //! The decisions about machines that their hypervisor has paused.
 
-use mvm_model::halt::{Cause, Facts, IO_TRIES, ROOM_MIB, Step, step};
+use mvm_model::Mib;
+use mvm_model::halt::{Cause, Facts, IO_TRIES, ROOM, Step, step};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -13,12 +14,12 @@ fn facts() -> impl Strategy<Value = Facts> {
     ];
     let limit = prop_oneof![Just(None), (0u64..1000).prop_map(Some)];
     (cause, 0u32..100, 0u64..2000, 0u64..2000, 0u64..200, limit).prop_map(
-        |(cause, tries, since_try, paused_for, free_mib, limit)| Facts {
+        |(cause, tries, since_try, paused_for, free, limit)| Facts {
             cause,
             tries,
             since_try: Duration::from_secs(since_try),
             paused_for: Duration::from_secs(paused_for),
-            free_mib,
+            free: Mib(free),
             limit: limit.map(Duration::from_secs),
         },
     )
@@ -31,8 +32,8 @@ proptest! {
         let over = facts.limit.is_some_and(|limit| facts.paused_for >= limit);
         match step(&facts) {
             Step::Fail => prop_assert!(over, "nobody's job waits, and it is given up"),
-            Step::Resume => prop_assert!(facts.free_mib >= ROOM_MIB && !over),
-            Step::Wait => prop_assert!(facts.free_mib < ROOM_MIB || facts.since_try.as_secs() < 30),
+            Step::Resume => prop_assert!(facts.free >= ROOM && !over),
+            Step::Wait => prop_assert!(facts.free < ROOM || facts.since_try.as_secs() < 30),
         }
     }
 
@@ -61,7 +62,7 @@ fn the_first_try_is_at_once_and_later_ones_take_their_time() {
             tries,
             since_try: Duration::from_secs(seconds),
             paused_for: Duration::ZERO,
-            free_mib: ROOM_MIB,
+            free: ROOM,
             limit: Some(Duration::from_secs(600)),
         })
     };

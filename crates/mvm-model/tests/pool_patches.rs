@@ -2,7 +2,7 @@
 
 use mvm_model::pool::RevisionEntry;
 use mvm_model::pool_patch::{PolicyPatch, UpdatePool};
-use mvm_model::{Digest, Pool, Recycle};
+use mvm_model::{Digest, Mib, Pool, Recycle};
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::json;
@@ -41,7 +41,7 @@ fn patches() -> impl Strategy<Value = UpdatePool> {
             flake_ref,
             profile,
             vcpus,
-            mem_mib,
+            mem_mib: mem_mib.map(Mib),
             override_inputs,
             prewarm,
             runtime_policy: PolicyPatch { linger_s, ..PolicyPatch::default() },

@@ -13,7 +13,7 @@ use mvm_model::policy;
 use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::state::Intent;
 use mvm_model::{
-    Counts, Digest, Instance, InstanceId, Millis, Pool, Quotas, Recycle, State, Usage,
+    Counts, Digest, Instance, InstanceId, Mib, Millis, Pool, Quotas, Recycle, State, Usage,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -67,7 +67,7 @@ fn tight() -> impl Strategy<Value = Quotas> {
     (2u64..40, 1u64..12, 1u64..8, 2u64..20, 5u64..100).prop_map(
         |(max_vcpus, max_running, max_warm, max_instances_per_pool, max_disk_gib)| Quotas {
             max_vcpus,
-            max_mem_mib: max_vcpus * 2048,
+            max_mem_mib: max_vcpus * Mib(2048),
             max_running,
             max_warm,
             max_pools: 3,
@@ -82,7 +82,7 @@ fn ample() -> Quotas {
     let most = 1 << 40;
     Quotas {
         max_vcpus: most,
-        max_mem_mib: most,
+        max_mem_mib: Mib(most),
         max_running: most,
         max_warm: most,
         max_pools: 3,
@@ -411,10 +411,10 @@ impl Node {
         let (now, quotas) = (self.usage(), &self.quotas);
         for (what, limit, before, now) in [
             ("vcpus", quotas.max_vcpus, before.vcpus, now.vcpus),
-            ("mem", quotas.max_mem_mib, before.mem_mib, now.mem_mib),
+            ("mem", quotas.max_mem_mib.0, before.mem_mib.0, now.mem_mib.0),
             ("running", quotas.max_running, before.running, now.running),
             ("warm", quotas.max_warm, before.warm, now.warm),
-            ("disk", quotas.max_disk_gib << 10, before.disk_mib, now.disk_mib),
+            ("disk", quotas.max_disk_gib << 10, before.disk_mib.0, now.disk_mib.0),
         ] {
             prop_assert!(now <= limit.max(before), "{what}: {now} of {limit}, before {before}");
         }

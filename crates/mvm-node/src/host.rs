@@ -11,7 +11,7 @@ use mvm_model::accelerator::{Standing, Verdict};
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::{self, Capacity};
 use mvm_model::host::{Lack, Shortfall, admit_shape, lacks_memory, lacks_of_shape};
-use mvm_model::{Accelerator, Name, Pool, Resources};
+use mvm_model::{Accelerator, Mib, Name, Pool, Resources};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use std::path::{Path, PathBuf};
@@ -145,7 +145,7 @@ impl Host {
 /// The hardware of the host.
 struct Hardware {
     vcpus: u64,
-    mem_mib: u64,
+    mem_mib: Mib,
     cpu_model: String,
 }
 
@@ -171,7 +171,7 @@ impl Hardware {
         let kib = field(&memory, "MemTotal");
         let kib: u64 = kib.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
         let vcpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-        Hardware { vcpus, mem_mib: kib / 1024, cpu_model: field(&cpu, "model name") }
+        Hardware { vcpus, mem_mib: Mib(kib / 1024), cpu_model: field(&cpu, "model name") }
     }
 }
 

@@ -19,7 +19,7 @@ use mvm_identity::IdentityDir;
 use mvm_identity::tls::Credentials;
 use mvm_image::{GuestBinary, ImageStore, Sandbox};
 use mvm_model::accelerator::{Verdict, Wanted};
-use mvm_model::{Accelerator, Name};
+use mvm_model::{Accelerator, Mib, Name};
 use mvm_network::Network;
 use mvm_server::{TlsListener, private, renewal, service};
 use mvm_store::SqliteStore;
@@ -103,7 +103,7 @@ pub struct NodeOptions {
     pub no_space_timeout: Duration,
     /// The part of the disk that artifacts and inputs may not take, in MiB; a fraction of the disk
     /// where absent.
-    pub disk_reserve_mib: Option<u64>,
+    pub disk_reserve: Option<Mib>,
 }
 
 /// Serves until SIGTERM, SIGINT or `POST /v1/agent/stop`. The agent's end touches no VM.
@@ -193,7 +193,7 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
             pressure: node.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
             image_rate: node.image_rate,
             no_space_timeout: node.no_space_timeout,
-            disk_reserve_mib: node.disk_reserve_mib,
+            disk_reserve: node.disk_reserve,
         },
     };
     Agent::open(parts, clock).await

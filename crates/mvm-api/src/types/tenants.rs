@@ -1,7 +1,7 @@
 //! Requests and responses about tenants.
 
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Millis, Name, Quotas, Usage};
+use mvm_model::{Mib, Millis, Name, Quotas, Usage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -27,7 +27,7 @@ pub struct QuotaPatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_vcpus: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_mem_mib: Option<u64>,
+    pub max_mem_mib: Option<Mib>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_running: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

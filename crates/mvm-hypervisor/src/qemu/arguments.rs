@@ -70,7 +70,7 @@ pub(super) fn arguments(spec: &VmSpec, start: Start, setting: &Setting<'_>) -> V
     args.pair("-cpu", &setting.processor.model);
     args.pair("-machine", machine_option(spec.kernel.platform, setting.machine));
     args.pair("-smp", spec.vcpus.to_string());
-    args.pair("-m", spec.mem_mib.to_string());
+    args.pair("-m", spec.mem_mib.0.to_string());
     args.pair("-object", memory_object(spec, start, setting.version));
     args.confinement(spec.confine.as_ref(), &spec.dir, setting.version);
     args.characters(spec, setting);
@@ -119,7 +119,7 @@ fn memory_object(spec: &VmSpec, start: Start, version: Version) -> String {
         "qom-type": "memory-backend-file",
         "id": "ram",
         "mem-path": spec.memory,
-        "size": spec.mem_mib << 20,
+        "size": spec.mem_mib.bytes(),
         "share": !is_clone,
     });
     if is_clone && version >= READ_ONLY_TEMPLATES {
@@ -281,6 +281,7 @@ impl Args {
 pub(super) mod tests {
     use super::*;
     use crate::{Disk, Nic};
+    use mvm_model::Mib;
 
     pub(in crate::qemu) fn sample(confined: bool) -> VmSpec {
         let disk = |id: &str| Disk { id: id.into(), path: "/dev/null".into(), read_only: true };
@@ -289,7 +290,7 @@ pub(super) mod tests {
             marker: "mvm:test:i-1".into(),
             dir: "/run/a,b".into(),
             vcpus: 2,
-            mem_mib: 256,
+            mem_mib: Mib(256),
             kernel: Kernel {
                 image: "/k".into(),
                 initrd: Some("/i".into()),

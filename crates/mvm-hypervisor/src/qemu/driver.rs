@@ -310,9 +310,9 @@ fn check_memory(spec: &VmSpec) -> Result<(), String> {
     let length = std::fs::metadata(memory)
         .map_err(|e| format!("its memory file {}: {e}", memory.display()))?
         .len();
-    if length != spec.mem_mib << 20 {
-        let (path, mib) = (memory.display(), spec.mem_mib);
-        return Err(format!("its memory file {path} has {length} bytes instead of {mib} MiB"));
+    if length != spec.mem_mib.bytes() {
+        let (path, size) = (memory.display(), spec.mem_mib);
+        return Err(format!("its memory file {path} has {length} bytes instead of {size}"));
     }
     Ok(())
 }

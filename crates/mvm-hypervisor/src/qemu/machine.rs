@@ -290,7 +290,7 @@ impl Inner {
         let within = match with_memory {
             false => SEND,
             // Allows for 20 MiB/s, the speed of a slow disk.
-            true => SEND + Duration::from_secs(self.spec.mem_mib / 20),
+            true => SEND + Duration::from_secs(self.spec.mem_mib.0 / 20),
         };
         let ends = tokio::time::Instant::now() + within;
         let receive = async {

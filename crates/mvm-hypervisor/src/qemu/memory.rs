@@ -24,7 +24,7 @@ pub(super) fn create(spec: &VmSpec) -> Result<()> {
     // shrink (SIGBUS).
     run_dir::remove(&spec.memory)
         .and_then(|()| run_dir::own_file().create_new(true).open(&spec.memory))
-        .and_then(|file| file.set_len(spec.mem_mib << 20))
+        .and_then(|file| file.set_len(spec.mem_mib.bytes()))
         .map_err(|e| run_dir::spawn_failed(spec.id.clone(), &spec.memory, e))
 }
 
@@ -129,6 +129,7 @@ fn trim_file(file: &File) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::qemu::arguments::tests::sample;
+    use mvm_model::Mib;
     use std::os::unix::fs::FileExt;
     use std::path::Path;
 
@@ -142,7 +143,8 @@ mod tests {
     async fn a_file_is_whole_while_it_is_reserved_and_sparse_when_it_is_trimmed() {
         let dir = tempfile::tempdir().unwrap();
         let mut spec = sample(false);
-        (spec.dir, spec.memory, spec.mem_mib) = (dir.path().into(), dir.path().join("memory"), 64);
+        (spec.dir, spec.memory, spec.mem_mib) =
+            (dir.path().into(), dir.path().join("memory"), Mib(64));
         create(&spec).unwrap();
         assert_eq!(allocated_kib(&spec.memory), 0);
         reserve(&spec).await.unwrap();

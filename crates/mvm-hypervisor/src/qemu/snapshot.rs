@@ -14,6 +14,7 @@ use super::arguments::is_cpu_model;
 use super::run_dir;
 use super::stream::{copy_without_zero_pages, with_memory_part};
 use crate::VmSpec;
+use mvm_model::Mib;
 use mvm_model::accelerator::Processor;
 use mvm_model::cpu::CpuIdentity;
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,7 @@ pub(super) struct Hardware {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     host_cpu: Option<CpuIdentity>,
     vcpus: u32,
-    mem_mib: u64,
+    mem_mib: Mib,
     disks: Vec<String>,
     nic: bool,
     #[serde(default)]
@@ -93,7 +94,7 @@ impl Hardware {
         let parts = [
             ("machine type", kind(self), kind(wanted)),
             ("vCPUs", self.vcpus.to_string(), wanted.vcpus.to_string()),
-            ("MiB of memory", self.mem_mib.to_string(), wanted.mem_mib.to_string()),
+            ("MiB of memory", self.mem_mib.0.to_string(), wanted.mem_mib.0.to_string()),
             ("disks", self.disks.join(","), wanted.disks.join(",")),
             ("network card", self.nic.to_string(), wanted.nic.to_string()),
             ("window", self.window.to_string(), wanted.window.to_string()),
@@ -391,7 +392,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
         drop(Draft::begin(&path).unwrap());
         assert!(read(&path, &hardware).is_ok(), "an abandoned draft leaves the old one");
-        let other = Hardware { mem_mib: 1, ..hardware };
+        let other = Hardware { mem_mib: Mib(1), ..hardware };
         assert!(read(&path, &other).unwrap_err().contains("MiB of memory"));
         let mut draft = Draft::begin(&path).unwrap();
         assert!(draft.fill(io::repeat(1)).is_err(), "it has no end");

@@ -1,6 +1,7 @@
 //! Checks a specification before a process is started for it.
 
 use crate::{Disk, Error, Nic, Result, VmSpec};
+use mvm_model::Mib;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
@@ -62,8 +63,8 @@ fn check(spec: &VmSpec) -> Result<(), String> {
     if spec.vcpus == 0 || spec.vcpus > 255 {
         return Err(format!("vcpus {}: 1 to 255", spec.vcpus));
     }
-    if spec.mem_mib < 16 || spec.mem_mib > 1 << 24 {
-        return Err(format!("mem_mib {}: 16 to {}", spec.mem_mib, 1 << 24));
+    if !(Mib(16)..=Mib(1 << 24)).contains(&spec.mem_mib) {
+        return Err(format!("mem_mib {}: 16 to {}", spec.mem_mib.0, 1 << 24));
     }
     path(&spec.dir)?;
     if spec.dir.as_os_str().len() > LONGEST_DIR {
@@ -154,7 +155,7 @@ mod tests {
         };
         assert!(fault(&|s| s.marker = "mvm:a,b".into()).contains("marker"));
         assert!(fault(&|s| s.vcpus = 0).contains("vcpus"));
-        assert!(fault(&|s| s.mem_mib = 1).contains("mem_mib"));
+        assert!(fault(&|s| s.mem_mib = Mib(1)).contains("mem_mib"));
         assert!(fault(&|s| s.dir = "a".into()).contains("absolute"));
         assert!(fault(&|s| s.dir = format!("/{}", "d".repeat(95)).into()).contains("sockets"));
         assert!(fault(&|s| s.disks[0].id = "x".repeat(21)).contains("disk"));

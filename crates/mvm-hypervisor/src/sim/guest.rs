@@ -1,6 +1,7 @@
 //! The guest's side of a simulated machine.
 
 use super::machine_state::MachineState;
+use mvm_model::Mib;
 use std::sync::{Arc, Weak};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -64,8 +65,8 @@ impl GuestMachine {
         self.state.guest_ms()
     }
 
-    /// Returns the machine's memory in MiB.
-    pub fn mem_mib(&self) -> u64 {
+    /// Returns the size of the machine's memory.
+    pub fn mem_mib(&self) -> Mib {
         self.state.spec.mem_mib
     }
 

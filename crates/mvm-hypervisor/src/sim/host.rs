@@ -285,7 +285,7 @@ fn prepare(spec: &VmSpec, memory: RestoreMemory) -> std::io::Result<()> {
 
 /// Creates the memory file of a machine if it is missing or has another size.
 pub(super) fn make_memory(path: &Path, spec: &VmSpec) -> std::io::Result<()> {
-    let (file, bytes) = (own_file(path)?, spec.mem_mib << 20);
+    let (file, bytes) = (own_file(path)?, spec.mem_mib.bytes());
     // An existing file keeps its time, which says when the guest last ran.
     if file.metadata()?.len() == bytes { Ok(()) } else { file.set_len(bytes) }
 }

@@ -139,7 +139,7 @@ impl Machine for SimMachine {
     async fn stats(&self) -> Result<MachineStats> {
         let effect = self.pass(Call::Stats, Duration::ZERO).await?;
         self.done(effect).await;
-        let all = self.state.spec.mem_mib * 1024;
+        let all = self.state.spec.mem_mib.kib();
         Ok(MachineStats {
             // The numbers are those of an idle guest.
             cpu_time_ms: self.state.guest_ms() / 20,

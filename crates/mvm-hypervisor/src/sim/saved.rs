@@ -4,6 +4,7 @@
 
 use super::machine_state::MachineState;
 use crate::{ProcessIdentity, RestoreMemory, VmSpec};
+use mvm_model::Mib;
 use mvm_model::accelerator::Processor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct SavedSnapshot {
     simulated: bool,
     vcpus: u32,
-    mem_mib: u64,
+    mem_mib: Mib,
     pub(super) guest_ms: u64,
     /// Whether it is of a clone that has no memory file of its own.
     with_memory: bool,

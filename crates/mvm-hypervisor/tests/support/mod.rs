@@ -5,7 +5,7 @@
 
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::{Confine, Disk, Hypervisor, Kernel, Platform, ProcessIdentity, VmSpec};
-use mvm_model::Accelerator;
+use mvm_model::{Accelerator, Mib};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,7 +45,7 @@ impl Lab {
             reserve_memory: true,
             dir,
             vcpus: 1,
-            mem_mib: 128,
+            mem_mib: Mib(128),
             kernel: Kernel {
                 image: kernel(),
                 initrd: Some(self.initrd()),

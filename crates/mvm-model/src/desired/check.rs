@@ -4,6 +4,7 @@ use super::document::{DesiredPool, DesiredTenant, SCHEMA_VERSION};
 use crate::admission::Quotas;
 use crate::digest::Digest;
 use crate::error::Fault;
+use crate::mib::Mib;
 use crate::name::Name;
 use mvm_code::Code;
 use std::collections::BTreeMap;
@@ -117,8 +118,8 @@ struct Sum {
     running: u64,
     warm: u64,
     vcpus: u64,
-    mem_mib: u64,
-    disk_mib: u64,
+    mem_mib: Mib,
+    disk_mib: Mib,
     instances: u64,
 }
 
@@ -130,7 +131,7 @@ impl Sum {
         self.warm += u64::from(counts.warm);
         self.vcpus += hot * u64::from(shape.vcpus);
         self.mem_mib += hot * shape.mem_mib;
-        let caches: u64 = pool.caches.iter().map(|cache| cache.size_mib).sum();
+        let caches: Mib = pool.caches.iter().map(|cache| cache.size_mib).sum();
         self.disk_mib += counts.total() * (shape.disk_mib() + caches);
         self.instances += counts.total();
     }
@@ -149,9 +150,9 @@ impl Sum {
             ("max_running", quotas.max_running, self.running, format!("{counts}.running")),
             ("max_warm", quotas.max_warm, self.warm, format!("{counts}.warm")),
             ("max_vcpus", quotas.max_vcpus, self.vcpus, counts.clone()),
-            ("max_mem_mib", quotas.max_mem_mib, self.mem_mib, counts.clone()),
+            ("max_mem_mib", quotas.max_mem_mib.0, self.mem_mib.0, counts.clone()),
             ("max_instances_per_pool", quotas.max_instances_per_pool, total, counts.clone()),
-            ("max_disk_gib", quotas.max_disk_gib, self.disk_mib.div_ceil(1024), counts),
+            ("max_disk_gib", quotas.max_disk_gib, self.disk_mib.gib_rounded_up(), counts),
         ];
         for (quota, limit, asked, at) in checks {
             if asked > limit {

@@ -6,6 +6,7 @@ use crate::cache::Cache;
 use crate::desired::{self, DesiredPool, DesiredTenant, check};
 use crate::egress::Egress;
 use crate::error::Fault;
+use crate::mib::Mib;
 use crate::name::{Name, PoolRef};
 use crate::network::TenantNetwork;
 use crate::pool::{Counts, Recycle};
@@ -119,7 +120,7 @@ pub struct FleetPool {
 impl FleetPool {
     /// Returns what an instance takes of a node, including the disks of its caches.
     pub fn footprint(&self) -> Resources {
-        let caches: u64 = self.caches.iter().map(|cache| cache.size_mib).sum();
+        let caches: Mib = self.caches.iter().map(|cache| cache.size_mib).sum();
         let shape = self.instance_resources;
         Resources { scratch_disk_mib: shape.scratch_disk_mib + caches, ..shape }
     }

@@ -3,6 +3,7 @@
 use super::rules::{Labels, NODE, Selector};
 use crate::Millis;
 use crate::any_code::AnyCode;
+use crate::mib::Mib;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
 use schemars::JsonSchema;
@@ -16,7 +17,7 @@ pub struct Capacity {
     /// Number of vCPUs for running and warm instances.
     pub vcpus: u64,
     /// Memory for running and warm instances, in MiB.
-    pub mem_mib: u64,
+    pub mem_mib: Mib,
     /// Disk space that all instances together may grow to, in GiB.
     pub disk_gib: u64,
 }

@@ -4,6 +4,7 @@ use super::claims::{NodeOffer, PoolOffer};
 use super::node::{Capacity, Duty, FleetNode};
 use super::placement::Share;
 use super::{FleetPool, FleetState, FleetTenant, PoolStatus};
+use crate::mib::Mib;
 use crate::name::{Name, PoolRef};
 use crate::resources::Resources;
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ fn hot(status: &PoolStatus) -> u64 {
     u64::from(status.ready.running) + u64::from(status.ready.warm) + u64::from(status.leased)
 }
 
-fn take(free: &mut Capacity, vcpus: u64, mem_mib: u64) {
+fn take(free: &mut Capacity, vcpus: u64, mem_mib: Mib) {
     free.vcpus = free.vcpus.saturating_sub(vcpus);
     free.mem_mib = free.mem_mib.saturating_sub(mem_mib);
 }

@@ -3,6 +3,7 @@
 use super::node::{Duty, FleetNode};
 use super::{FleetPool, FleetState};
 use crate::Millis;
+use crate::mib::Mib;
 use crate::name::Name;
 use crate::resources::Resources;
 use crate::state::Temperature;
@@ -66,8 +67,8 @@ impl fmt::Display for Why {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
     pub vcpus: u64,
-    pub mem_mib: u64,
-    pub disk_mib: u64,
+    pub mem_mib: Mib,
+    pub disk_mib: Mib,
 }
 
 impl Load {
@@ -98,7 +99,7 @@ impl Load {
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     instances: u64,
-    disk_mib: u64,
+    disk_mib: Mib,
 }
 
 /// A node while it is being filled.
@@ -167,20 +168,23 @@ impl<'a> Board<'a> {
         };
         let fits = |left: u64, unit: u64| left.checked_div(unit).unwrap_or(u64::MAX);
         let held = site.tenants.get(&item.tenant).copied().unwrap_or_default();
-        let gib = held.disk_mib.div_ceil(1024) + self.disk_left[item.tenant];
+        let quota = Mib::from_gib(held.disk_mib.gib_rounded_up() + self.disk_left[item.tenant]);
         let (capacity, placed, leased) = (site.capacity, site.placed, site.leased);
         let limits = [
             (fits(left(capacity.vcpus, placed.vcpus, leased.vcpus), unit.vcpus), Why::Vcpus),
             (
-                fits(left(capacity.mem_mib, placed.mem_mib, leased.mem_mib), unit.mem_mib),
+                fits(left(capacity.mem_mib.0, placed.mem_mib.0, leased.mem_mib.0), unit.mem_mib.0),
                 Why::Memory,
             ),
             (
-                fits(left(capacity.disk_mib, placed.disk_mib, leased.disk_mib), unit.disk_mib),
+                fits(
+                    left(capacity.disk_mib.0, placed.disk_mib.0, leased.disk_mib.0),
+                    unit.disk_mib.0,
+                ),
                 Why::Disk,
             ),
             (self.addresses[item.tenant].saturating_sub(held.instances), Why::Subnet),
-            (fits((gib * 1024).saturating_sub(held.disk_mib), unit.disk_mib), Why::DiskQuota),
+            (fits(quota.saturating_sub(held.disk_mib).0, unit.disk_mib.0), Why::DiskQuota),
         ];
         let (room, why) =
             limits.into_iter().min_by_key(|(room, _)| *room).unwrap_or((0, Why::Disk));
@@ -193,7 +197,7 @@ impl<'a> Board<'a> {
             let unit = Load::of(&item.pool.footprint(), temperature);
             placed.add(unit, count.into());
             held.instances += u64::from(count);
-            held.disk_mib += unit.disk_mib * u64::from(count);
+            held.disk_mib += u64::from(count) * unit.disk_mib;
         });
     }
 
@@ -203,17 +207,17 @@ impl<'a> Board<'a> {
             let unit = Load::of(&item.pool.footprint(), temperature);
             placed.remove(unit, count.into());
             held.instances = held.instances.saturating_sub(count.into());
-            held.disk_mib = held.disk_mib.saturating_sub(unit.disk_mib * u64::from(count));
+            held.disk_mib = held.disk_mib.saturating_sub(u64::from(count) * unit.disk_mib);
         });
     }
 
     fn change(&mut self, at: usize, item: Item<'_>, change: impl FnOnce(&mut Load, &mut Held)) {
         let site = &mut self.sites[at];
         let held = site.tenants.entry(item.tenant).or_default();
-        let before = held.disk_mib.div_ceil(1024);
+        let before = held.disk_mib.gib_rounded_up();
         change(&mut site.placed, held);
         let left = &mut self.disk_left[item.tenant];
-        *left = (*left + before).saturating_sub(held.disk_mib.div_ceil(1024));
+        *left = (*left + before).saturating_sub(held.disk_mib.gib_rounded_up());
     }
 }
 
@@ -243,7 +247,7 @@ impl<'a> Site<'a> {
         let capacity = Load {
             vcpus: capacity.vcpus,
             mem_mib: capacity.mem_mib,
-            disk_mib: capacity.disk_gib.saturating_mul(1024),
+            disk_mib: Mib::from_gib(capacity.disk_gib),
         };
         let (placed, tenants) = Default::default();
         Site {
@@ -265,8 +269,8 @@ impl<'a> Site<'a> {
         };
         let (placed, leased, capacity) = (self.placed, self.leased, self.capacity);
         share(placed.vcpus, leased.vcpus, capacity.vcpus)
-            .max(share(placed.mem_mib, leased.mem_mib, capacity.mem_mib))
-            .max(share(placed.disk_mib, leased.disk_mib, capacity.disk_mib))
+            .max(share(placed.mem_mib.0, leased.mem_mib.0, capacity.mem_mib.0))
+            .max(share(placed.disk_mib.0, leased.disk_mib.0, capacity.disk_mib.0))
     }
 
     /// Returns the sum of the weights of the pool's preferences that match the node.

@@ -8,6 +8,7 @@ use super::placement::Placement;
 use super::{FleetPool, FleetState, FleetTenant};
 use crate::admission::Quotas;
 use crate::desired::{DesiredPool, DesiredState, SCHEMA_VERSION};
+use crate::mib::Mib;
 use crate::name::Name;
 use crate::pool::Counts;
 use crate::resources::Resources;
@@ -64,7 +65,7 @@ struct Part {
 #[derive(Clone, Copy, Default)]
 struct Sum {
     vcpus: u64,
-    mem_mib: u64,
+    mem_mib: Mib,
     running: u64,
     warm: u64,
     disk_gib: u64,
@@ -72,7 +73,13 @@ struct Sum {
 
 impl Sum {
     fn fields(&mut self) -> [&mut u64; 5] {
-        [&mut self.vcpus, &mut self.mem_mib, &mut self.running, &mut self.warm, &mut self.disk_gib]
+        [
+            &mut self.vcpus,
+            &mut self.mem_mib.0,
+            &mut self.running,
+            &mut self.warm,
+            &mut self.disk_gib,
+        ]
     }
 
     /// Returns a node's part of the tenant's quotas, with at most `max_instances_per_pool`
@@ -120,7 +127,7 @@ fn parts(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, Quotas> 
     let leases = [
         left.running,
         left.vcpus / largest.vcpus.max(1),
-        left.mem_mib / largest.mem_mib.max(1),
+        left.mem_mib.0 / largest.mem_mib.0.max(1),
         left.disk_gib / largest.disk_gib.max(1),
     ];
     let leases = split(leases.into_iter().min().unwrap_or(0), &weights);
@@ -156,7 +163,7 @@ pub(super) fn for_leases(tenant: &FleetTenant, leases: u64) -> Quotas {
 
 /// Returns what the counts of one node need; `None` if the tenant has no pool there.
 fn part(held: impl Iterator<Item = (Resources, Counts)>) -> Option<Part> {
-    let (mut part, mut disk_mib, mut any) = (Part::default(), 0, false);
+    let (mut part, mut disk_mib, mut any) = (Part::default(), Mib(0), false);
     for (shape, counts) in held {
         let hot = u64::from(counts.running) + u64::from(counts.warm);
         part.needs.vcpus += hot * u64::from(shape.vcpus);
@@ -168,7 +175,7 @@ fn part(held: impl Iterator<Item = (Resources, Counts)>) -> Option<Part> {
         disk_mib += counts.total() * shape.disk_mib();
         any = true;
     }
-    part.needs.disk_gib = disk_mib.div_ceil(1024);
+    part.needs.disk_gib = disk_mib.gib_rounded_up();
     any.then_some(part)
 }
 
@@ -178,7 +185,7 @@ fn largest(tenant: &FleetTenant) -> Sum {
     for shape in tenant.pools.iter().map(FleetPool::footprint) {
         largest.vcpus = largest.vcpus.max(shape.vcpus.into());
         largest.mem_mib = largest.mem_mib.max(shape.mem_mib);
-        largest.disk_gib = largest.disk_gib.max(shape.disk_mib().div_ceil(1024));
+        largest.disk_gib = largest.disk_gib.max(shape.disk_mib().gib_rounded_up());
     }
     largest
 }

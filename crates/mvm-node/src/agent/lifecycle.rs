@@ -5,7 +5,7 @@ use super::parts::AgentParts;
 use super::supplies::Supplies;
 use crate::instances::{
     Disks, Guests, Halted, Instances, Lingering, LinkKeeper, MachineWatch, Machines, Recovery,
-    Transitions, free_mib,
+    Transitions, free_space,
 };
 use crate::pressure::HostPressure;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl Lifecycle {
         let Base { records, slots, wake, .. } = base;
         let transitions = Arc::new(Transitions::new(records.clone(), slots.clone()));
         let path = parts.state_dir.path().to_owned();
-        let room = Arc::new(move || free_mib(&path).ok());
+        let room = Arc::new(move || free_space(&path).ok());
         let halted = Arc::new(Halted::new(parts.settings.no_space_timeout, room));
         let machines = machines(parts, base, supplies, &transitions, &halted);
         let recovery = Arc::new(Recovery::new(

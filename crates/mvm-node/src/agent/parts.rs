@@ -7,6 +7,7 @@ use crate::state_dir::StateDir;
 use mvm_hypervisor::Hypervisor;
 use mvm_identity::tls::Credentials;
 use mvm_image::ImageStore;
+use mvm_model::Mib;
 use mvm_model::Name;
 use mvm_network::Network;
 use mvm_store::Store;
@@ -53,7 +54,7 @@ pub(crate) struct AgentSettings {
     pub no_space_timeout: Duration,
     /// The part of the disk that tenants' files may not take, in MiB; a fraction of the disk where
     /// absent.
-    pub disk_reserve_mib: Option<u64>,
+    pub disk_reserve: Option<Mib>,
 }
 
 #[cfg(test)]
@@ -69,7 +70,7 @@ impl AgentSettings {
             pressure,
             image_rate: None,
             no_space_timeout: Duration::from_secs(600),
-            disk_reserve_mib: None,
+            disk_reserve: None,
         }
     }
 }

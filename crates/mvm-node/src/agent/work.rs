@@ -49,7 +49,7 @@ impl Work {
             Spares::new(records.clone(), slots.clone(), instances.clone(), auditor.clone());
         let spares = Arc::new(spares);
         let idle = IdleTimes::new(records.clone(), slots.clone(), supplies.links.clone());
-        let reserve = settings.disk_reserve_mib;
+        let reserve = settings.disk_reserve;
         let jobs = Arc::new(Jobs::new(records.clone(), base.state_dir.clone(), reserve));
         let dispatcher = Arc::new(Dispatcher::new(
             jobs.clone(),

@@ -8,7 +8,7 @@ use crate::records::RecordSet;
 use futures::FutureExt;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::event::Event;
-use mvm_model::{Instance, State};
+use mvm_model::{Instance, Mib, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ async fn records(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
             && usage.running <= quotas.max_running
             && usage.warm <= quotas.max_warm
             && usage.pools <= quotas.max_pools
-            && usage.disk_mib <= quotas.max_disk_gib * 1024;
+            && usage.disk_mib <= Mib::from_gib(quotas.max_disk_gib);
         if !within {
             faults.push(format!("tenant {name} uses {usage:?}"));
         }

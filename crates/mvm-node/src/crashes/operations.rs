@@ -15,8 +15,8 @@ use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSIO
 use mvm_model::lease::{HOLD_MS, Purpose};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
-    Actor, Code, Counts, Digest, Instance, InstanceId, LeaseId, Name, PoolRef, Quotas, Recycle,
-    Resources, State,
+    Actor, Code, Counts, Digest, Instance, InstanceId, LeaseId, Mib, Name, PoolRef, Quotas,
+    Recycle, Resources, State,
 };
 use std::sync::Arc;
 
@@ -402,7 +402,7 @@ pub fn counts(running: u32, warm: u32, sleeping: u32) -> Counts {
 }
 
 fn shape() -> Resources {
-    Resources { vcpus: 1, mem_mib: 128, data_disk_mib: 16, scratch_disk_mib: 64 }
+    Resources { vcpus: 1, mem_mib: Mib(128), data_disk_mib: Mib(16), scratch_disk_mib: Mib(64) }
 }
 
 fn network(net: u16) -> TenantNetwork {

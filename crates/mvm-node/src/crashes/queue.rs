@@ -9,7 +9,7 @@ use mvm_api::jobs::SubmitJob;
 use mvm_archive::{Entry, Kind, Time, Writer};
 use mvm_model::cache::Cache;
 use mvm_model::job::{JobSpec, JobState, PREPARING_MS};
-use mvm_model::{Counts, Job, JobId, Recycle};
+use mvm_model::{Counts, Job, JobId, Mib, Recycle};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ fn commit() -> Operation {
     };
     let prepare = |agent: Arc<Agent>| async move {
         tenant(&agent, "ci", 20).await?;
-        let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: 16 };
+        let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: Mib(16) };
         pool_in_with(&agent, &runners(), Recycle::Reset, None, vec![cache]).await?;
         scale(&agent, counts(0, 1, 0)).await
     };

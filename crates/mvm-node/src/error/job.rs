@@ -1,7 +1,7 @@
 //! The errors of jobs.
 
 use super::advice::FREE_SPACE;
-use mvm_model::{Code, JobId, JobState};
+use mvm_model::{Code, JobId, JobState, Mib};
 use std::borrow::Cow;
 use std::path::PathBuf;
 
@@ -11,19 +11,19 @@ use std::path::PathBuf;
 pub enum JobError {
     /// The bytes that arrive for a tenant's jobs would take more than they leave to others.
     #[error(
-        "{} has {free_mib} MiB left, of which {reserve_mib} are kept back: the {arriving_mib} MiB \
+        "{} has {free} left, of which {} are kept back: the {arriving} \
          that arrive for this tenant may not take more than they leave to others",
-        disk.display()
+        disk.display(), reserve.0
     )]
     NoRoom {
         /// A path on the disk.
         disk: PathBuf,
-        /// How much arrives for the tenant, in MiB.
-        arriving_mib: u64,
-        /// How much of the disk is free, in MiB.
-        free_mib: u64,
-        /// How much of that no files of tenants may take, in MiB.
-        reserve_mib: u64,
+        /// How much arrives for the tenant.
+        arriving: Mib,
+        /// How much of the disk is free.
+        free: Mib,
+        /// How much of that no files of tenants may take.
+        reserve: Mib,
     },
     /// The client stopped sending inputs before their end.
     #[error("the inputs broke off: {cause}")]

@@ -2,7 +2,7 @@
 
 use super::advice::FREE_SPACE;
 use mvm_hypervisor::{Exit, Halt};
-use mvm_model::{Code, InstanceId, InstanceRef, State};
+use mvm_model::{Code, InstanceId, InstanceRef, Mib, State};
 use std::borrow::Cow;
 use std::path::PathBuf;
 
@@ -83,22 +83,22 @@ pub enum MachineError {
     HeldBack(Halt),
     /// The host's disk has too little room to start a machine.
     #[error(
-        "{} has {free_mib} MiB left; the machine is started only with {wanted_mib} MiB or more{}",
+        "{} has {free} left; the machine is started only with {wanted} or more{}",
         path.display(),
-        match memory_mib {
-            0 => String::new(),
-            _ => format!(", {memory_mib} of them for its memory"),
+        match memory {
+            Mib(0) => String::new(),
+            Mib(memory) => format!(", {memory} of them for its memory"),
         }
     )]
     NoRoom {
         /// The state directory.
         path: PathBuf,
-        /// How much is free, in MiB.
-        free_mib: u64,
-        /// How much must be free, in MiB.
-        wanted_mib: u64,
-        /// How much of that the machine's memory takes, in MiB.
-        memory_mib: u64,
+        /// How much is free.
+        free: Mib,
+        /// How much must be free.
+        wanted: Mib,
+        /// How much of that the machine's memory takes.
+        memory: Mib,
     },
     /// An instance that nobody holds has failed.
     #[error("{0}")]

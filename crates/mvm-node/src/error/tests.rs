@@ -4,7 +4,7 @@ use super::*;
 use mvm_api::Problem;
 use mvm_api::status::status;
 use mvm_hypervisor::{Exit, Halt};
-use mvm_model::{InstanceId, JobId, JobState, PoolRef, State};
+use mvm_model::{InstanceId, JobId, JobState, Mib, PoolRef, State};
 use std::io::ErrorKind;
 
 fn pool() -> PoolRef {
@@ -22,11 +22,11 @@ fn machines() -> Vec<(Error, Code, &'static str, &'static str)> {
         let reason = "exit status 1".to_owned();
         Box::new(Exit { reason, console: console.to_owned(), clean: false })
     };
-    let room = |memory_mib| MachineError::NoRoom {
+    let room = |memory| MachineError::NoRoom {
         path: "/srv/mvm".into(),
-        free_mib: 100,
-        wanted_mib: 1024,
-        memory_mib,
+        free: Mib(100),
+        wanted: Mib(1024),
+        memory,
     };
     vec![
         (
@@ -73,13 +73,13 @@ fn machines() -> Vec<(Error, Code, &'static str, &'static str)> {
             "free some space on the host's disk",
         ),
         (
-            room(0).into(),
+            room(Mib(0)).into(),
             Code::NoSpace,
             "/srv/mvm has 100 MiB left; the machine is started only with 1024 MiB or more",
             FREE_SPACE,
         ),
         (
-            room(512).into(),
+            room(Mib(512)).into(),
             Code::NoSpace,
             "/srv/mvm has 100 MiB left; the machine is started only with 1024 MiB or more, 512 of \
              them for its memory",
@@ -150,9 +150,9 @@ fn others() -> Vec<(Error, Code, &'static str, &'static str)> {
         (
             JobError::NoRoom {
                 disk: "/srv/mvm".into(),
-                arriving_mib: 3,
-                free_mib: 9,
-                reserve_mib: 7,
+                arriving: Mib(3),
+                free: Mib(9),
+                reserve: Mib(7),
             }
             .into(),
             Code::NoSpace,

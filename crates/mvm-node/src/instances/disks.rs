@@ -7,14 +7,16 @@ use crate::state_dir::{Files, StateDir, remove_file};
 use crate::templates::{Template, is_template_builder};
 use crate::{Error, Result};
 use mvm_image::{ImageStore, Revision};
-use mvm_model::{Digest, Instance};
+use mvm_model::{Digest, Instance, Mib};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 
-/// The space, in MiB, that must be free before a machine is started or leased. Its disks are
-/// sparse, so a full disk would stop the machine while it runs.
-const RESERVE_MIB: u64 = mvm_model::halt::ROOM_MIB;
+/// The space that must be free before a machine is started or leased. Its disks are sparse, so a
+/// full disk would stop the machine while it runs.
+const RESERVE: Mib = mvm_model::halt::ROOM;
+/// The unit in which a file system counts the space of a file, in bytes: stat(2).
+const BLOCK: u64 = 512;
 /// The number of virtio devices that a machine without PCI can have.
 const MMIO_DEVICES: usize = 8;
 /// The virtio devices that are not disks: port, entropy and network.
@@ -47,30 +49,30 @@ impl Disks {
 
     /// Returns an error if the disk is too full for a machine to be started or leased.
     pub(crate) fn check_space(&self) -> Result<()> {
-        self.check_room(0)
+        self.check_room(Mib(0))
     }
 
-    /// Like [`Disks::check_space`], for a machine whose memory file takes `memory_mib` MiB more.
-    pub(crate) fn check_room(&self, memory_mib: u64) -> Result<()> {
+    /// Like [`Disks::check_space`], for a machine whose memory file takes `memory` more.
+    pub(crate) fn check_room(&self, memory: Mib) -> Result<()> {
         let path = self.state_dir.path();
-        let free_mib = free_mib(path)?;
-        let wanted_mib = RESERVE_MIB + memory_mib;
-        if free_mib >= wanted_mib {
+        let free = free_space(path)?;
+        let wanted = RESERVE + memory;
+        if free >= wanted {
             return Ok(());
         }
-        Err(MachineError::NoRoom { path: path.to_owned(), free_mib, wanted_mib, memory_mib }.into())
+        Err(MachineError::NoRoom { path: path.to_owned(), free, wanted, memory }.into())
     }
 
-    /// Returns the space, in MiB, that the memory file of a machine takes from now on, beyond the
-    /// blocks that it has. A clone maps its template's file, a template builder does not deserve a
-    /// reserve, and a simulated machine writes nothing.
-    pub(crate) fn memory_to_reserve(&self, instance: &Instance) -> u64 {
+    /// Returns the space that the memory file of a machine takes from now on, beyond the blocks that
+    /// it has. A clone maps its template's file, a template builder does not deserve a reserve, and a
+    /// simulated machine writes nothing.
+    pub(crate) fn memory_to_reserve(&self, instance: &Instance) -> Mib {
         if instance.template.is_some() || is_template_builder(instance) || self.simulated {
-            return 0;
+            return Mib(0);
         }
         let has = std::fs::metadata(self.state_dir.files(instance.id).memory());
-        let has_mib = has.map_or(0, |file| file.blocks() / 2048);
-        instance.resources.mem_mib.saturating_sub(has_mib)
+        let has = has.map_or(Mib(0), |file| Mib::from_bytes(file.blocks() * BLOCK));
+        instance.resources.mem_mib.saturating_sub(has)
     }
 
     /// Makes the disks that the instance does not have yet.
@@ -81,7 +83,7 @@ impl Disks {
             let to = files.scratch();
             images.scratch_disk(instance.resources.scratch_disk_mib, &to).await?;
         }
-        if instance.resources.data_disk_mib > 0 && !files.data().exists() {
+        if instance.resources.data_disk_mib > Mib(0) && !files.data().exists() {
             let to = files.data();
             images.data_disk(instance.resources.data_disk_mib, &to).await?;
         }
@@ -94,7 +96,8 @@ impl Disks {
     /// device.
     fn ensure_window(&self, instance: &Instance, files: &Files) -> Result<()> {
         let image = self.image(instance.revision)?;
-        let disks = 2 + usize::from(instance.resources.data_disk_mib > 0) + instance.caches.len();
+        let disks =
+            2 + usize::from(instance.resources.data_disk_mib > Mib(0)) + instance.caches.len();
         let fits = image.platform == mvm_image::Platform::Pci || disks + OTHERS < MMIO_DEVICES;
         match fits && !self.simulated {
             true => make_window(&files.window()),
@@ -110,7 +113,7 @@ impl Disks {
         uid: u32,
     ) -> Result<()> {
         let (from, to) = (template.files.clone(), self.state_dir.files(instance.id));
-        let with_data = instance.resources.data_disk_mib > 0;
+        let with_data = instance.resources.data_disk_mib > Mib(0);
         // A template's cache disks are never mounted: each clone gets the pool's present content.
         remove_caches(instance, &to)?;
         self.caches.ensure(instance).await?;
@@ -135,11 +138,11 @@ impl Disks {
     }
 }
 
-/// Returns the free space of the disk below `path` that users other than root can use, in MiB.
-pub(crate) fn free_mib(path: &Path) -> Result<u64> {
+/// Returns the free space of the disk below `path` that users other than root can use.
+pub(crate) fn free_space(path: &Path) -> Result<Mib> {
     let stat = rustix::fs::statvfs(path)
         .map_err(|e| io(format!("look at the free space of {}", path.display()), e.into()))?;
-    Ok(stat.f_bavail * stat.f_frsize / (1 << 20))
+    Ok(Mib::from_bytes(stat.f_bavail * stat.f_frsize))
 }
 
 /// Makes the file behind a window, sparse.

@@ -178,13 +178,13 @@ impl Follower {
         let job =
             |w: &RecordSet| w.instances.get(&self.id)?.lease.as_ref().map(|lease| lease.purpose);
         let job = self.watch.records.read(job) == Some(Purpose::Run);
-        let (limit, free_mib) = self.watch.halted.terms();
+        let (limit, free) = self.watch.halted.terms();
         let facts = Facts {
             cause,
             tries: trial.tries,
             since_try: trial.tried.elapsed() * HASTE,
             paused_for: trial.began.elapsed(),
-            free_mib,
+            free,
             limit: job.then_some(limit),
         };
         self.trial = Some(trial);

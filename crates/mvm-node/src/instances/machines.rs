@@ -22,7 +22,7 @@ use mvm_hypervisor::{
     VmSpec,
 };
 use mvm_model::recovery::Snapshot;
-use mvm_model::{Instance, InstanceId, Tenant};
+use mvm_model::{Instance, InstanceId, Mib, Tenant};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -108,7 +108,7 @@ impl Machines {
         let disk = |id: &str, path, read_only| Disk { id: id.to_owned(), path, read_only };
         let mut disks =
             vec![disk("root", image.root.clone(), true), disk("scratch", files.scratch(), false)];
-        if instance.resources.data_disk_mib > 0 {
+        if instance.resources.data_disk_mib > Mib(0) {
             disks.push(disk("data", files.data(), false));
         }
         let caches = (0..instance.caches.len()).map(|i| (serial(i), files.cache(i)));

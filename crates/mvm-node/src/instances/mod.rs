@@ -24,7 +24,7 @@ mod wake;
 mod warm;
 mod watch;
 
-pub(crate) use disks::{Disks, disk_use_kib, free_mib};
+pub(crate) use disks::{Disks, disk_use_kib, free_space};
 pub(crate) use halted::Halted;
 pub(crate) use lifecycle::Instances;
 pub(crate) use lingering::Lingering;

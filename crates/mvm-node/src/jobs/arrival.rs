@@ -12,7 +12,7 @@ impl Jobs {
     pub(crate) async fn arrival(&self, id: JobId) -> Result<Arrival> {
         let (mut account, others) = self.records.read(|world: &RecordSet| {
             let tenant = world.job(id)?.pool.tenant.clone();
-            let used = world.usage(&tenant).disk_mib << 20;
+            let used = world.usage(&tenant).disk_mib.bytes();
             let quotas = world.tenant(&tenant)?.quotas;
             let live = |job: &&mvm_model::Job| {
                 job.pool.tenant == tenant && job.id != id && !job.state.has_ended()
@@ -29,7 +29,7 @@ impl Jobs {
         Ok(Arrival {
             intake: self.intake.clone(),
             account,
-            reserve_mib: self.reserve_mib,
+            reserve: self.reserve,
             disk: self.files.disk().to_owned(),
             bytes: 0,
             allowed: 0,

@@ -3,8 +3,8 @@
 use crate::error::{JobError, io};
 use crate::locks::locked;
 use crate::{Error, Result};
-use mvm_model::Name;
 use mvm_model::intake::{self, Account, Denied, Room};
+use mvm_model::{Mib, Name};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
@@ -50,7 +50,7 @@ fn room(path: &Path) -> Result<Room> {
 pub(crate) struct Arrival {
     pub(super) intake: Arc<Intake>,
     pub(super) account: Account,
-    pub(super) reserve_mib: Option<u64>,
+    pub(super) reserve: Option<Mib>,
     pub(super) disk: PathBuf,
     pub(super) bytes: u64,
     /// The number of bytes up to which no further check is needed.
@@ -68,7 +68,7 @@ impl Arrival {
         let together = arriving.unwrap_or(0) + count;
         let measure = locked(&self.intake.measure).clone();
         let room = measure(&self.disk)?;
-        let named = self.reserve_mib.map(|mib| mib << 20);
+        let named = self.reserve.map(Mib::bytes);
         let reserve = named.unwrap_or_else(|| intake::reserve(room.total));
         intake::admit(&self.account, together, room, reserve).map_err(|denied| match denied {
             Denied::Quota(fault) => fault.into(),
@@ -86,9 +86,8 @@ impl Arrival {
 }
 
 fn no_room(disk: &Path, arriving: u64, room: Room, reserve: u64) -> Error {
-    let sizes = [arriving, room.free, reserve].map(|bytes| bytes >> 20);
-    let ([arriving_mib, free_mib, reserve_mib], disk) = (sizes, disk.to_owned());
-    JobError::NoRoom { disk, arriving_mib, free_mib, reserve_mib }.into()
+    let [arriving, free, reserve] = [arriving, room.free, reserve].map(Mib::from_bytes);
+    JobError::NoRoom { disk: disk.to_owned(), arriving, free, reserve }.into()
 }
 
 impl Drop for Arrival {

@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt};
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
 use mvm_model::job::{self, JobState, Outcome};
 use mvm_model::job_queue;
-use mvm_model::{Fault, Job, JobId, PoolRef};
+use mvm_model::{Fault, Job, JobId, Mib, PoolRef};
 use mvm_server::Peer;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
@@ -30,7 +30,7 @@ pub(crate) struct Jobs {
     pub(crate) files: JobFiles,
     /// The part of the disk that tenants' files may not take, in MiB; a fraction of the disk where
     /// absent.
-    pub(super) reserve_mib: Option<u64>,
+    pub(super) reserve: Option<Mib>,
     channels: Lock<HashMap<JobId, Arc<JobChannel>>>,
     /// Whether the agent is stopping. Errors of jobs are no longer recorded then.
     stopping: watch::Sender<bool>,
@@ -40,13 +40,9 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     /// Makes the service for the jobs of these records, whose files are in this state directory.
-    pub(crate) fn new(
-        records: Arc<Records>,
-        state_dir: StateDir,
-        reserve_mib: Option<u64>,
-    ) -> Jobs {
+    pub(crate) fn new(records: Arc<Records>, state_dir: StateDir, reserve: Option<Mib>) -> Jobs {
         let (files, channels, intake) = (JobFiles::new(state_dir), Lock::default(), Arc::default());
-        Jobs { records, files, reserve_mib, channels, stopping: watch::Sender::default(), intake }
+        Jobs { records, files, reserve, channels, stopping: watch::Sender::default(), intake }
     }
 
     /// Notes that the agent is stopping. Errors from now on come from the shutdown and not from

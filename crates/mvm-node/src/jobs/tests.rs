@@ -12,7 +12,7 @@ use mvm_hypervisor::sim::{Call, Effect, FaultPlan};
 use mvm_model::cache::Cache;
 use mvm_model::intake::Room;
 use mvm_model::job::JobSpec;
-use mvm_model::{Code, Job, JobId, JobState, Millis, PoolRef, Recycle};
+use mvm_model::{Code, Job, JobId, JobState, Mib, Millis, PoolRef, Recycle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,7 +31,7 @@ const PHASES: [(Phase, &str); 6] = [
 /// Submits a job that goes through all phases, in a pool that keeps its machines.
 async fn submit(agent: &Arc<Agent>, timeout_s: Option<u64>) -> crate::Result<JobId> {
     tenant(agent, "ci", 20).await?;
-    let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: 16 };
+    let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: Mib(16) };
     pool_in_with(agent, &runners(), Recycle::Keep, None, vec![cache]).await?;
     scale(agent, counts(0, 0, 0)).await?;
     let argv = ["sh", "-c", "echo it ran"].map(str::to_owned).to_vec();
@@ -335,7 +335,7 @@ fn artifacts_count_against_the_disk_quota_of_their_tenant() {
     host.disconnect();
     let (before, kept, after, endless) = ended.expect("nobody kills this agent").expect("jobs");
     assert!(kept.artifacts[0].bytes.is_some_and(|bytes| bytes > 0));
-    assert!(after > before, "{before} MiB, then {after} MiB");
+    assert!(after > before, "{before}, then {after}");
     let reason = endless.reason.unwrap_or_default();
     assert_eq!(endless.state, JobState::Failed, "{reason}");
     assert!(reason.contains("quota max_disk_gib of tenant ci"), "{reason}");

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 use mvm_api::fleet::Leader;
 use mvm_model::expose::Expose;
 use mvm_model::{
-    Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
+    Instance, InstanceId, InstanceRef, Job, JobId, Mib, Name, Pool, PoolRef, Tenant, Usage,
 };
 use mvm_store::Store;
 use serde::de::DeserializeOwned;
@@ -110,9 +110,10 @@ impl RecordSet {
         let mut usage = Usage::count(pools, self.of_tenant(tenant));
         let own = self.pools.values().filter(|pool| pool.reference.tenant == *tenant);
         // The pools' own cache disks count besides the copies of their instances.
-        usage.disk_mib += own.map(|pool| mvm_model::cache::disk_mib(&pool.caches)).sum::<u64>();
+        usage.disk_mib += own.map(|pool| mvm_model::cache::disk_mib(&pool.caches)).sum::<Mib>();
         let jobs = self.jobs.values().filter(|job| job.pool.tenant == *tenant);
-        usage.disk_mib += jobs.map(mvm_model::intake::kept).sum::<u64>().div_ceil(1 << 20);
+        let kept = jobs.map(mvm_model::intake::kept).sum();
+        usage.disk_mib += Mib::from_bytes_rounded_up(kept);
         usage
     }
 

@@ -164,7 +164,7 @@ impl Inside {
     }
 
     fn stats(&self) -> Stats {
-        let mem_total_kib = self.machine.mem_mib() * 1024;
+        let mem_total_kib = self.machine.mem_mib().kib();
         let uptime_ms = self.machine.uptime_ms();
         Stats {
             mem_total_kib,

@@ -15,7 +15,7 @@ use crate::wake::Wake;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::accelerator::TemplateHealth;
 use mvm_model::lease::Purpose;
-use mvm_model::{CacheDisk, Digest, Instance, InstanceId, Millis, Pool, PoolRef, Resources};
+use mvm_model::{CacheDisk, Digest, Instance, InstanceId, Mib, Millis, Pool, PoolRef, Resources};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -59,7 +59,7 @@ struct Origin<'a> {
     resources: Resources,
     /// The sizes of the cache disks, which is all that the guest sees of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    cache_mib: Vec<u64>,
+    cache_mib: Vec<Mib>,
     prewarm: Option<&'a str>,
     hypervisor: String,
 }

@@ -16,7 +16,7 @@ use mvm_api::types::{Done, ProbeResult};
 use mvm_model::accelerator::Wanted;
 use mvm_model::desired::DesiredState;
 use mvm_model::halt::NO_SPACE_TIMEOUT_S;
-use mvm_model::{Code, Name};
+use mvm_model::{Code, Mib, Name};
 use mvm_node::{ApiOptions, Driver, NodeOptions, Sandbox, ServeOptions};
 use rustix::process::Signal;
 use std::net::SocketAddr;
@@ -234,7 +234,7 @@ pub fn serve_if_asked(globals: &Globals, command: &Command) -> Option<Result<(),
             pressure: host.pressure.clone(),
             image_rate: *image_rate,
             no_space_timeout: Duration::from_secs(host.no_space_timeout),
-            disk_reserve_mib: host.disk_reserve,
+            disk_reserve: host.disk_reserve.map(Mib),
         },
     };
     Some(mvm_node::serve(options).map_err(CliError::from))

@@ -8,7 +8,7 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
 use mvm_api::{Client, paths};
-use mvm_model::{Code, InstanceRef, PoolRef};
+use mvm_model::{Code, InstanceRef, Mib, PoolRef};
 use serde::Serialize;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -48,7 +48,7 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Report {
     pool: PoolRef,
-    mem_mib: u64,
+    mem_mib: Mib,
     rows: Vec<Row>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stages: Vec<Stage>,
@@ -72,7 +72,7 @@ pub async fn run(context: &Context, bench: Bench) -> Outcome {
         String::new(),
         format!("RSS {} MiB", report.warm_resident_kib / 1024),
         format!("PSS {} MiB", report.warm_proportional_kib / 1024),
-        format!("of {} MiB", report.mem_mib),
+        format!("of {}", report.mem_mib),
     ]);
     let rate = format!("{:.0}", report.clones_per_minute);
     rows.push(vec!["clones a minute, made and destroyed".to_owned(), String::new(), rate]);

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use mvm_model::fleet::{Capacity, check_label};
-use mvm_model::{Code, Fault};
+use mvm_model::{Code, Fault, Mib};
 use mvm_node::Offer;
 use std::str::FromStr;
 
@@ -57,10 +57,10 @@ impl FromStr for Offered {
                 value.parse().map_err(|_| fault(format!("{word:?} gives no number")))?;
             parts[at] = Some(value);
         }
-        let [Some(vcpus), Some(mem_mib), Some(disk_gib)] = parts else {
+        let [Some(vcpus), Some(mem), Some(disk_gib)] = parts else {
             return Err(fault(format!("{text:?} does not name all three")));
         };
-        Ok(Offered(Capacity { vcpus, mem_mib, disk_gib }))
+        Ok(Offered(Capacity { vcpus, mem_mib: Mib(mem), disk_gib }))
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_capacity_names_all_three() {
-        let capacity = Capacity { vcpus: 4, mem_mib: 1024, disk_gib: 9 };
+        let capacity = Capacity { vcpus: 4, mem_mib: Mib(1024), disk_gib: 9 };
         assert_eq!("mem=1024,vcpus=4,disk=9".parse::<Offered>().unwrap(), Offered(capacity));
         for text in ["", "vcpus=4", "vcpus=4,mem=1,disk=x", "vcpus=4,mem=1,disk=1,gpu=1"] {
             assert!(text.parse::<Offered>().is_err(), "{text}");

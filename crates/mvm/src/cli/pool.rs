@@ -16,9 +16,9 @@ use mvm_api::types::{
 use mvm_api::{Client, paths};
 use mvm_model::egress::Destination;
 use mvm_model::pool::RevisionEntry;
-use mvm_model::resources::DEFAULT_SCRATCH_MIB;
+use mvm_model::resources::DEFAULT_SCRATCH;
 use mvm_model::runtime_policy::RuntimePolicy;
-use mvm_model::{Cache, Code, Egress, EgressMode, Name, PoolRef, Resources};
+use mvm_model::{Cache, Code, Egress, EgressMode, Mib, Name, PoolRef, Resources};
 use std::time::{Duration, Instant};
 
 /// Pools.
@@ -173,7 +173,7 @@ pub struct Shape {
     #[arg(long, default_value_t = 0)]
     data_disk: u64,
     /// Disk below the writable root, in MiB
-    #[arg(long, default_value_t = DEFAULT_SCRATCH_MIB)]
+    #[arg(long, default_value_t = DEFAULT_SCRATCH.0)]
     scratch_disk: u64,
     /// What becomes of an instance after a job
     #[arg(long, value_enum, default_value = "reset")]
@@ -334,9 +334,9 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 flake_ref: flake.as_deref().map(absolute_flake).transpose()?,
                 profile,
                 vcpus: cpus,
-                mem_mib: mem,
-                data_disk_mib: data_disk,
-                scratch_disk_mib: scratch_disk,
+                mem_mib: mem.map(Mib),
+                data_disk_mib: data_disk.map(Mib),
+                scratch_disk_mib: scratch_disk.map(Mib),
                 recycle: recycle.map(Into::into),
                 caches: caches(&cache)?,
                 override_inputs: None,
@@ -385,9 +385,9 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
         profile: shape.profile,
         resources: Resources {
             vcpus: shape.cpus,
-            mem_mib: shape.mem,
-            data_disk_mib: shape.data_disk,
-            scratch_disk_mib: shape.scratch_disk,
+            mem_mib: Mib(shape.mem),
+            data_disk_mib: Mib(shape.data_disk),
+            scratch_disk_mib: Mib(shape.scratch_disk),
         },
         caches: shape.cache,
         recycle: shape.recycle.into(),
@@ -449,7 +449,7 @@ fn list(format: Format, views: &[PoolView]) -> Outcome {
             format!("{}/{}", view.tenant_id, view.pool_id),
             view.revision.as_ref().map_or("-".to_owned(), |r| r.number.to_string()),
             shape.vcpus.to_string(),
-            shape.mem_mib.to_string(),
+            shape.mem_mib.0.to_string(),
             of(ready.running, want.map(|w| w.running)),
             of(ready.warm, want.map(|w| w.warm)),
             of(ready.sleeping, want.map(|w| w.sleeping)),

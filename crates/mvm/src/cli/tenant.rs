@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use mvm_api::paths;
 use mvm_api::types::{CreateTenant, QuotaPatch, TenantView};
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Name, Quotas};
+use mvm_model::{Mib, Name, Quotas};
 
 /// Tenants.
 #[derive(Debug, Subcommand)]
@@ -88,7 +88,7 @@ impl QuotaArgs {
     fn patch(&self) -> QuotaPatch {
         QuotaPatch {
             max_vcpus: self.max_vcpus,
-            max_mem_mib: self.max_mem,
+            max_mem_mib: self.max_mem.map(Mib),
             max_running: self.max_running,
             max_warm: self.max_warm,
             max_pools: self.max_pools,
@@ -126,7 +126,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                     format!("{}/{}", usage.running, quotas.max_running),
                     format!("{}/{}", usage.warm, quotas.max_warm),
                     format!("{}/{}", usage.vcpus, quotas.max_vcpus),
-                    format!("{}/{}", usage.mem_mib, quotas.max_mem_mib),
+                    format!("{}/{}", usage.mem_mib.0, quotas.max_mem_mib.0),
                     output::age(view.created_at),
                 ]
             });

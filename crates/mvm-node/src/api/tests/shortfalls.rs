@@ -1,7 +1,7 @@
 //! Shortfalls: what the host lacks for the pools' settings, as users see it.
 
 use super::{agent, app, ask};
-use mvm_model::{Counts, Name};
+use mvm_model::{Counts, Mib, Name};
 use mvm_server::Peer;
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ async fn pools_that_keep_more_up_than_the_host_has_say_so() {
                     .find(|p| p.reference.tenant == tenant)
                     .cloned()
                     .expect("a pool");
-                pool.resources.mem_mib = host / 2 + 1;
+                pool.resources.mem_mib = Mib(host.0 / 2 + 1);
                 pool.resources.vcpus = 255;
                 pool.desired = Some(Counts { warm: 1, sleeping: 9, ..Counts::default() });
                 changes.put_pool(pool);

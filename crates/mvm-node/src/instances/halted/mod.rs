@@ -15,7 +15,7 @@ use crate::locks::locked;
 use crate::records::RecordSet;
 use mvm_hypervisor::{Condition, Halt, Machine, ProcessIdentity};
 use mvm_model::halt::Paused;
-use mvm_model::{InstanceId, Name};
+use mvm_model::{InstanceId, Mib, Name};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -24,8 +24,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 
-/// Returns the free space of the machines' disk in MiB, if it can be read.
-pub(crate) type Room = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+/// Returns the free space of the machines' disk, if it can be read.
+pub(crate) type Room = Arc<dyn Fn() -> Option<Mib> + Send + Sync>;
 
 /// How long a job's machine may be without disk space, and the function that reads the free space.
 type Terms = (Duration, Room);
@@ -79,9 +79,9 @@ impl Halted {
         *locked(&self.terms) = (limit, room);
     }
 
-    pub(super) fn terms(&self) -> (Duration, u64) {
+    pub(super) fn terms(&self) -> (Duration, Mib) {
         let (limit, room) = locked(&self.terms).clone();
-        (limit, room().unwrap_or(0))
+        (limit, room().unwrap_or_default())
     }
 }
 

@@ -14,7 +14,7 @@ use mvm_model::actor::Actor;
 use mvm_model::event::{Event, GOES_ON};
 use mvm_model::halt::Cause;
 use mvm_model::job::JobSpec;
-use mvm_model::{Code, Instance, InstanceId, JobState, Recycle, State};
+use mvm_model::{Code, Instance, InstanceId, JobState, Mib, Recycle, State};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn full() -> Option<Halt> {
 fn disk(mib: u64) -> (Arc<AtomicU64>, Room) {
     let free = Arc::new(AtomicU64::new(mib));
     let seen = free.clone();
-    (free, Arc::new(move || Some(seen.load(Ordering::SeqCst))))
+    (free, Arc::new(move || Some(Mib(seen.load(Ordering::SeqCst)))))
 }
 
 /// Runs one agent on the host.

@@ -179,7 +179,7 @@ fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
     };
     let said = |code| agent?.shortfalls.iter().find(|lack| lack.code == code);
     let detail = format!(
-        "{} processors, {} MiB of memory, {} GiB of disk",
+        "{} processors, {} of memory, {} GiB of disk",
         capacity.vcpus, capacity.mem_mib, capacity.disk_gib
     );
     let memory = said(Lack::Memory).map_or_else(
