@@ -268,7 +268,7 @@ impl Hypervisor for QemuDriver {
         // with another accelerator, may have started the process.
         let machine =
             launched.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
-        let processor = asked.processor.unwrap_or_else(|| processor_of(self.accelerator()));
+        let processor = launched.processor.unwrap_or_else(|| processor_of(self.accelerator()));
         let hardware = Hardware::of(spec, &machine, processor, &self.cpu);
         let mapped = if launched.private { RestoreMemory::Clone } else { RestoreMemory::Own };
         if mapped == RestoreMemory::Own && spec.reserve_memory {

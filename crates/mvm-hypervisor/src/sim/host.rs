@@ -93,7 +93,7 @@ impl SimHost {
                 saved.identity,
                 &saved.spec,
                 saved.memory,
-                save_dir.processor,
+                saved.processor,
                 saved.guest_ms,
             ));
             *state.memory_bytes() = bytes;

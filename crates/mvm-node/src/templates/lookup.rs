@@ -13,7 +13,7 @@ use crate::records::Records;
 use crate::state_dir::{Files, StateDir, make_dir, remove_dir, remove_tree, write_atomically};
 use crate::wake::Wake;
 use mvm_hypervisor::Hypervisor;
-use mvm_model::accelerator::TemplateHealth;
+use mvm_model::accelerator::Standing;
 use mvm_model::lease::Purpose;
 use mvm_model::{CacheDisk, Digest, Instance, InstanceId, Mib, Millis, Pool, PoolRef, Resources};
 use prometheus_client::registry::Registry;
@@ -66,7 +66,7 @@ struct Origin<'a> {
 
 impl<'a> Origin<'a> {
     /// Returns the origin of a template of the pool's present shape, without its hypervisor.
-    fn of(pool: &'a Pool, revision: &'a str) -> Origin<'a> {
+    fn of(pool: &'a Pool, revision: Digest) -> Origin<'a> {
         Origin {
             pool: &pool.reference,
             revision,
@@ -145,7 +145,7 @@ impl Templates {
     /// Returns what the templates of a pool's present revision and shape have in common, whatever
     /// hypervisor and CPU they were made with.
     pub(crate) fn kind_of(&self, pool: &Pool) -> Option<String> {
-        let revision = &pool.current_revision()?.digest;
+        let revision = pool.current_revision()?.digest;
         let origin = Origin { hypervisor: String::new(), ..Origin::of(pool, revision) };
         Some(origin.digest())
     }
@@ -206,7 +206,7 @@ impl Templates {
     /// Removes the templates that no pool and no instance needs. One that is superseded is needed
     /// until its successor exists.
     pub(crate) async fn collect(&self) {
-        if self.accelerator.verdict().health == TemplateHealth::Trying {
+        if self.accelerator.verdict().standing == Standing::Trying {
             // Not known yet which templates fit.
             return;
         }

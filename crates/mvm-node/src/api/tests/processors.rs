@@ -19,7 +19,7 @@ fn processor(accelerator: Accelerator) -> Processor {
 
 /// Checks state, processor and memory of the only instance.
 async fn is(agent: &Arc<Agent>, state: State, accelerator: Option<Accelerator>) {
-    let found = only(agent).await.expect("an instance");
+    let found = only(agent).expect("an instance");
     assert_eq!((found.state, &found.processor), (state, &accelerator.map(processor)));
     let view = agent.views.instances.show(&found.reference()).expect("a view");
     assert_eq!(view.accelerator, accelerator);
@@ -31,7 +31,7 @@ async fn is(agent: &Arc<Agent>, state: State, accelerator: Option<Accelerator>) 
 }
 
 async fn bring(agent: &Arc<Agent>, to: State) -> Result<(), Code> {
-    let id = only(agent).await.expect("an instance").id;
+    let id = only(agent).expect("an instance").id;
     let brought = agent.lifecycle.instances.transition_to(id, to, &Actor::Agent).await;
     brought.map(drop).map_err(|error| error.code().known().expect("a code"))
 }
@@ -59,7 +59,7 @@ fn keeps(own: Accelerator, other: Accelerator) {
         bring(&agent, State::Stopped).await.expect("stopped");
         is(&agent, State::Stopped, None).await;
         bring(&agent, State::Running).await.expect("booted");
-        assert_eq!(only(&agent).await.expect("it").processor, Some(processor(other)));
+        assert_eq!(only(&agent).expect("it").processor, Some(processor(other)));
     });
     gone_on.expect("an agent");
     host.disconnect();
