@@ -26,7 +26,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 /// What the choice needs of its host.
@@ -173,19 +173,19 @@ impl AcceleratorChoice {
         self.wanted
     }
 
-    /// Begins a trial if one is due. It goes on in the background.
+    /// Begins a trial if one is due and none is under way. It goes on in the background.
     pub(crate) async fn keep(self: &Arc<Self>) {
+        let rests = self.standing() == Standing::TimedOut && !self.is_rested();
+        if rests || self.standing() == Standing::Settled {
+            return;
+        }
+        if let Ok(turn) = self.turn.clone().try_lock_owned() {
+            self.begin_if_due(turn).await;
+        }
+    }
+
+    async fn begin_if_due(self: &Arc<Self>, turn: OwnedMutexGuard<()>) {
         let Some(host) = &self.host else { return };
-        let turn = match self.standing() {
-            Standing::Settled => return,
-            Standing::TimedOut if !self.is_rested() => return,
-            // The turn is held only for a moment, or by a trial that somebody asked for.
-            Standing::WithoutKernel => self.turn.clone().lock_owned().await,
-            Standing::Trying | Standing::TimedOut => match self.turn.clone().try_lock_owned() {
-                Ok(turn) => turn,
-                Err(_) => return,
-            },
-        };
         let kernel = host.kernel().await;
         let Some(kernel) = kernel.filter(|_| is_due(self.standing(), true, self.is_rested()))
         else {
@@ -209,7 +209,13 @@ impl AcceleratorChoice {
             if matches!(before, Standing::Settled | Standing::TimedOut) {
                 return;
             }
-            self.keep().await;
+            if before == Standing::WithoutKernel {
+                // Whoever has the turn may be about to find a kernel.
+                let turn = self.turn.clone().lock_owned().await;
+                self.begin_if_due(turn).await;
+            } else {
+                self.keep().await;
+            }
             if self.standing() == Standing::WithoutKernel {
                 return;
             }
