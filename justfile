@@ -27,6 +27,10 @@ unit *words:
 vm *words: build
     source scripts/fixtures; fixtures; scripts/tests -E '{{ machines }}' {{ words }}
 
+# Real machines on KVM, in an emulated machine that has it, as root
+kvm *words: build
+    source scripts/fixtures; fixtures; scripts/kvm-tests {{ words }}
+
 # Fleets of processes in network namespaces, as root
 fleet *words: build
     source scripts/fixtures; fixtures; scripts/tests -E '{{ fleets }}' {{ words }}

@@ -170,10 +170,14 @@ pub fn kernel() -> PathBuf {
     PathBuf::from(path)
 }
 
-/// Returns the guest's program, which is compiled once.
+/// Returns the guest's program, which is compiled once, or is in the file `MVM_TEST_GUEST` where
+/// there is no compiler.
 fn guest() -> &'static [u8] {
     static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
     GUEST.get_or_init(|| {
+        if let Some(compiled) = std::env::var_os("MVM_TEST_GUEST") {
+            return std::fs::read(compiled).expect("MVM_TEST_GUEST");
+        }
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/init.c");
         let dir = tempfile::tempdir().expect("a directory to compile in");
         let program = dir.path().join("init");

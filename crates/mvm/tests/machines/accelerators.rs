@@ -74,6 +74,7 @@ fn replace_agent_or_start(lab: &Lab, accelerator: &str) {
 #[test]
 fn kvm_is_tried_on_request_and_refused_where_there_is_none() {
     let lab = Lab::new("probe");
+    replace_agent_or_start(&lab, "auto");
     let probed = lab.json(&["agent", "probe"]);
     let status = lab.json(&["agent", "status"]);
     let found = if has_kvm() { "kvm" } else { "tcg" };

@@ -8,15 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-pub const FLAKE: &str = r#"{
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-24.05";
-  outputs = { self, nixpkgs }: let pkgs = nixpkgs.legacyPackages.x86_64-linux; in {
-    packages.x86_64-linux.small = pkgs.buildEnv {
-      name = "small";
-      paths = with pkgs; [ bash coreutils openssh busybox ];
-    };
-  };
-}"#;
+pub const FLAKE: &str = include_str!("flake/flake.nix");
 
 /// A state directory and a network namespace, which are removed when the test ends in whatever way.
 pub struct Lab {
@@ -45,6 +37,10 @@ impl Lab {
         run(Command::new("ip").args(["netns", "add", &lab.netns]));
         let kernels = std::env::var("MVM_TEST_KERNELS").expect("MVM_TEST_KERNELS: run ./test");
         run(Command::new("cp").args(["-r", &kernels]).arg(lab.root.join("kernels")));
+        // Images that were built elsewhere: building finds them.
+        if let Ok(images) = std::env::var("MVM_TEST_IMAGES") {
+            run(Command::new("cp").args(["-rl", &images]).arg(lab.root.join("images")));
+        }
         lab
     }
 
@@ -79,6 +75,10 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mvm"));
         command.arg("--root").arg(&self.root).args(words);
         command.env("MVM_NETNS", &self.netns).env("MVM_HYPERVISOR", self.hypervisor);
+        // No agent starts that cannot use it.
+        if let Some(accelerator) = std::env::var_os("MVM_TEST_ACCELERATOR") {
+            command.env("MVM_ACCELERATOR", accelerator);
+        }
         // Debian's packages are unpacked by the host's tools.
         command.env("MVM_NIX_SANDBOX", "relaxed");
         // The host's own memory pressure must not affect the tests.
@@ -318,8 +318,14 @@ pub fn is_gone(pid: u64) -> bool {
         && stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
 }
 
+/// Returns how many times as long as usual may be waited on this machine: `MVM_TEST_PATIENCE`.
+fn patience() -> u32 {
+    let said = std::env::var("MVM_TEST_PATIENCE").ok();
+    said.map_or(1, |said| said.parse().expect("MVM_TEST_PATIENCE: a number"))
+}
+
 pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60) * patience();
     while !done() {
         assert!(Instant::now() < deadline, "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(50));
