@@ -96,25 +96,35 @@ fn a_machine_that_dies_is_told_with_its_consoles_last_lines() {
     // A stopped machine is booted, whereas a new one would be a clone.
     let vm = lab.start("ci/small");
     lab.ok(&["instance", "stop", &vm]);
-    let boot = lab.mvm(&["instance", "start", &vm]).stderr(Stdio::piped()).spawn().expect("mvm");
-    wait_for("the firmware to speak", || {
-        let logs = lab.mvm(&["instance", "logs", &vm]).output().expect("mvm");
-        text(&logs.stdout).contains("Booting")
-    });
-    let kill = || run(Command::new("kill").args(["-9", &lab.process(&vm)]));
-    kill();
-    let output = boot.wait_with_output().expect("wait");
+    // A disk that cannot be mounted: the guest says so and ends.
+    let id = vm.rsplit('/').next().expect("an id");
+    let disk = lab.root.join("instances").join(id).join("scratch.raw");
+    let aside = lab.root.join("scratch.aside");
+    std::fs::rename(&disk, &aside).expect("put aside");
+    std::fs::write(&disk, vec![0; 1 << 20]).expect("an empty disk");
+    let output = lab.mvm(&["instance", "start", &vm]).output().expect("mvm");
     let words = text(&output.stderr);
     assert!(!output.status.success());
-    for part in ["error[machine_died]", "last lines of its console", "Booting"] {
+    let said = "mvm-guest: cannot assemble the root file system";
+    for part in ["error[machine_died]", "last lines of its console", said] {
         assert!(words.contains(part), "{part}: {words}");
     }
     // The console is shown once, and no line of the guest can be mistaken for one of mvm's.
-    assert_eq!(words.matches("Booting").count(), 1, "{words}");
+    assert_eq!(words.matches(said).count(), 1, "{words}");
     let ours = |line: &str| {
         ["error[machine_died]", "  | ", "  request ", "  hint"].iter().any(|b| line.starts_with(b))
     };
     assert!(words.lines().all(ours), "{words}");
+    assert_eq!(lab.state(&vm), "failed");
+    std::fs::rename(&aside, &disk).expect("put back");
+    // Killed while it boots.
+    let boot = lab.mvm(&["instance", "start", &vm]).stderr(Stdio::piped()).spawn().expect("mvm");
+    wait_for("the process", || lab.machines() == 1);
+    let kill = || run(Command::new("kill").args(["-9", &lab.process(&vm)]));
+    kill();
+    let output = boot.wait_with_output().expect("wait");
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("error[machine_died]"), "{}", text(&output.stderr));
     assert_eq!(lab.state(&vm), "failed");
     lab.ok(&["instance", "start", &vm]);
     kill();

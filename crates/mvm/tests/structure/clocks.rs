@@ -25,7 +25,7 @@ const ASKING: [&str; 10] = [
 pub const MAKERS: [(&str, &str); 6] = [
     ("mvm-coordinator: serve asks Clock::open", "makes the coordinator's clock"),
     ("mvm-guest: agent::adopt asks SystemTime::now", "runs in the guest, and sets its clock"),
-    ("mvm-hypervisor: sim::world asks SystemTime::now", "names processes that are simulated"),
+    ("mvm-hypervisor: sim::host asks SystemTime::now", "names processes that are simulated"),
     ("mvm-image: types asks SystemTime::now", "is shown, and beside mvm-clock's floor"),
     ("mvm-node: serve asks Clock::open", "makes the agent's clock"),
     ("mvm: time asks Clock::system", "makes a command's clock"),
