@@ -3,14 +3,22 @@
 mod support;
 
 use mvm_hypervisor::{
-    Hypervisor, Nic, OwnMemory, Platform, ProcessIdentity, RestoreMemory, VmSpec,
+    Hypervisor, Machine, Nic, OwnMemory, Platform, ProcessIdentity, RestoreMemory, VmSpec,
 };
 use mvm_model::{Accelerator, Code};
-use std::sync::Mutex;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Lab, accelerator, count, counts_beyond, driver, driver_with, unrecorded};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Leaves the machine as a snapshot, and ends its process.
+async fn put_to_sleep(machine: &Arc<dyn Machine>, snapshot: &Path) {
+    machine.pause().await.unwrap();
+    machine.snapshot(snapshot, None).await.unwrap();
+    machine.kill().await.unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn boots_confined_pauses_resumes_and_leaves_nothing() {
@@ -91,9 +99,7 @@ async fn a_snapshot_goes_on_counting_in_a_new_process() {
         assert!(!console.contains("SeaBIOS"), "{name}: {console:?}");
         let error = machine.snapshot(&snapshot, None).await.unwrap_err();
         assert_eq!(error.code(), Code::NotPaused);
-        machine.pause().await.unwrap();
-        machine.snapshot(&snapshot, None).await.unwrap();
-        machine.kill().await.unwrap();
+        put_to_sleep(&machine, &snapshot).await;
         let mut last = count(&spec).unwrap();
         // Twice: the second time from the snapshot of the restored machine.
         for _ in 0..2 {
@@ -139,9 +145,7 @@ async fn two_clones_of_one_template_live_at_once() {
     let snapshot = lab.dir.join("snapshot");
     let machine = driver.boot(&spec, &unrecorded).await.unwrap();
     counts_beyond(&spec, 3).await;
-    machine.pause().await.unwrap();
-    machine.snapshot(&snapshot, None).await.unwrap();
-    machine.kill().await.unwrap();
+    put_to_sleep(&machine, &snapshot).await;
     let template = std::fs::read(&spec.memory).unwrap();
     let from = count(&spec).unwrap();
     let mut clones = Vec::new();
@@ -315,9 +319,7 @@ async fn an_adopted_machine_sleeps_and_wakes_on_its_own_processor_whatever_new_o
     for _ in 0..2 {
         assert_eq!(machine.processor().as_ref(), Some(&own));
         machine.check_restorable().unwrap();
-        machine.pause().await.unwrap();
-        machine.snapshot(&snapshot, None).await.unwrap();
-        machine.kill().await.unwrap();
+        put_to_sleep(&machine, &snapshot).await;
         let last = count(&spec).unwrap();
         machine = next.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await.unwrap();
         machine.resume().await.unwrap();
@@ -336,9 +338,7 @@ async fn a_clone_gets_its_templates_processor_and_keeps_it() {
     let machine = driver.boot(&spec, &unrecorded).await.unwrap();
     counts_beyond(&spec, 3).await;
     let own = machine.processor();
-    machine.pause().await.unwrap();
-    machine.snapshot(&template, None).await.unwrap();
-    machine.kill().await.unwrap();
+    put_to_sleep(&machine, &template).await;
     driver.switch(other());
     let clone = VmSpec { memory: spec.memory.clone(), ..lab.spec("clone") };
     let machine =
@@ -374,9 +374,7 @@ async fn a_machine_of_kvm_is_refused_where_there_is_none_and_on_another_cpu() {
     let snapshot = lab.dir.join("snapshot");
     let machine = driver.boot(&spec, &unrecorded).await.unwrap();
     counts_beyond(&spec, 3).await;
-    machine.pause().await.unwrap();
-    machine.snapshot(&snapshot, None).await.unwrap();
-    machine.kill().await.unwrap();
+    put_to_sleep(&machine, &snapshot).await;
     let mut bytes = std::fs::read(&snapshot).unwrap();
     let end = bytes.iter().position(|byte| *byte == b'\n').expect("a header");
     let header = String::from_utf8(bytes[..end].to_vec()).unwrap();

@@ -188,13 +188,18 @@ impl Templates {
         })
     }
 
+    /// Returns the pools that lack a template, by the kind that they need.
+    fn awaited(&self) -> BTreeMap<String, PoolRef> {
+        self.records.read(|world| {
+            let lacking = world.pools.values().filter(|pool| self.of_pool(pool).is_none());
+            lacking.filter_map(|pool| Some((self.kind_of(pool)?, pool.reference.clone()))).collect()
+        })
+    }
+
     /// Returns the pools whose template is to be made anew because hypervisor, accelerator or CPU have
     /// changed: there is one of the same kind, and none that fits.
     pub(crate) async fn superseded(&self) -> BTreeSet<PoolRef> {
-        let awaited: BTreeMap<String, PoolRef> = self.records.read(|world| {
-            let lacking = world.pools.values().filter(|pool| self.of_pool(pool).is_none());
-            lacking.filter_map(|pool| Some((self.kind_of(pool)?, pool.reference.clone()))).collect()
-        });
+        let awaited = self.awaited();
         if awaited.is_empty() {
             return BTreeSet::new();
         }
@@ -225,10 +230,7 @@ impl Templates {
                 instances.chain(blank).chain(pools).collect()
             })
             .await;
-        let awaited: BTreeSet<String> = self.records.read(|world| {
-            let lacking = world.pools.values().filter(|pool| self.of_pool(pool).is_none());
-            lacking.filter_map(|pool| self.kind_of(pool)).collect()
-        });
+        let awaited = self.awaited();
         let names = self.names().await;
         self.sweep_notes(&names, &needed);
         for name in names {
@@ -236,7 +238,7 @@ impl Templates {
                 continue;
             }
             let kind = made(&self.files(&name)).and_then(|made| made.kind);
-            if kind.is_some_and(|kind| awaited.contains(&kind)) {
+            if kind.is_some_and(|kind| awaited.contains_key(&kind)) {
                 continue;
             }
             tracing::info!(template = name, "removing a template that nothing needs");
