@@ -6,6 +6,7 @@ use super::host::{Host, own_network};
 use super::operations::{claim, damage_template, pool, request, runners};
 use super::runs::wait_until_idle;
 use crate::agent::Agent;
+use crate::templates::Template;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan};
 use mvm_model::lease::Purpose;
 use mvm_model::template::Renewal;
@@ -107,4 +108,70 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
     });
     host.disconnect();
     assert_eq!(renewed, Some(Some(WayUp::Cloned)));
+}
+
+/// Returns how many names in the directory of templates are not a template's.
+fn parts(templates: &std::path::Path) -> usize {
+    let names = crate::blocking::paths_in(templates);
+    names.iter().filter(|path| path.to_string_lossy().contains('.')).count()
+}
+
+/// Returns the error of a clone whose template cannot be loaded.
+fn unusable(template: &Template) -> mvm_hypervisor::Error {
+    mvm_hypervisor::Error::RestoreFailed {
+        id: "i-00000000".to_owned(),
+        snapshot: template.files.snapshot(),
+        reason: "it is damaged".to_owned(),
+    }
+}
+
+/// The template is large, so that its removal takes a while, and its maker is at work meanwhile.
+/// It once took the half removed template for the renewed one.
+#[test]
+fn a_template_is_given_up_in_one_step() {
+    own_network();
+    let host = Host::new();
+    let done = host.agent(async |agent| {
+        pool(&agent, Recycle::Reset, None).await.expect("a pool");
+        let (maker, runners) = (&agent.pools.template_maker, runners());
+        for _ in 0..5 {
+            maker.ensure_of(&runners).await.expect("a template");
+            let pool = agent.base.records.read(|world| world.pools[&runners].clone());
+            let template = agent.supplies.templates.of_pool(&pool).expect("a template");
+            let dir = &template.files.dir;
+            let made = dir.join("template.json");
+            let text = std::fs::read(&made).expect("its time");
+            for number in 0..2000 {
+                std::fs::write(dir.join(format!("{number}")), "").expect("written");
+            }
+            // The newest file of a memory file system is the first to be removed.
+            std::fs::remove_file(&made).and_then(|()| std::fs::write(&made, text)).expect("newest");
+            let unusable = Err(unusable(&template).into());
+            let given_up = agent.supplies.templates.note_clone_end(&runners, &template, &unusable);
+            let renewed = async {
+                while made.exists() {
+                    tokio::task::yield_now().await;
+                }
+                maker.ensure_of(&runners).await
+            };
+            let ((), renewed) = tokio::join!(given_up, renewed);
+            renewed.expect("a template");
+            assert!(renewal(&agent).expect("told").done);
+            wait_until_idle(&agent).await.expect("rest");
+        }
+        let templates = agent.base.state_dir.templates();
+        assert_eq!(parts(&templates), 0);
+        let faults = checks::faults(&agent, &host).await;
+        // As a killed agent leaves them.
+        let left = templates.join("0123.4567.gone");
+        std::fs::create_dir(&left).expect("left");
+        std::fs::write(left.join("memory"), "").expect("left");
+        std::fs::write(templates.join(".tmp0123"), "").expect("left");
+        (faults, templates)
+    });
+    let (faults, templates) = done.expect("an agent");
+    assert_eq!((faults, parts(&templates)), (Vec::<String>::new(), 2));
+    host.agent(async |_| ()).expect("an agent");
+    assert_eq!(parts(&templates), 0);
+    host.disconnect();
 }

@@ -1,8 +1,8 @@
 //! Templates: the golden snapshot of a pool's revision, booted once and then cloned.
 //!
-//! A template is a directory below `templates/`, published atomically by a rename and never
-//! changed: memory, device state and disks of a machine that is ready and has no identity. Its name
-//! is the digest of everything that it depends on, so that any change makes another template.
+//! A template is a directory below `templates/`, published and withdrawn atomically by a rename and
+//! never changed: memory, device state and disks of a machine that is ready and has no identity. Its
+//! name is the digest of everything that it depends on, so that any change makes another template.
 
 use super::metrics::{NOTE, Renewals};
 use crate::Result;
@@ -10,7 +10,7 @@ use crate::accelerator::AcceleratorChoice;
 use crate::blocking::{blocking, paths_in};
 use crate::error::io;
 use crate::records::Records;
-use crate::state_dir::{Files, StateDir, make_dir, remove_dir, remove_tree, write_atomically};
+use crate::state_dir::{Files, StateDir, make_dir, remove_dir, remove_file, write_atomically};
 use crate::wake::Wake;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::accelerator::Standing;
@@ -21,13 +21,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The file of a template that holds the time when the template was made.
 const MADE: &str = "template.json";
 /// The suffix of an unfinished template's name.
 const UNFINISHED: &str = ".new";
+/// The suffix of the name of a template that is being removed.
+const WITHDRAWN: &str = ".gone";
 
 /// A template that exists.
 #[derive(Clone, Debug)]
@@ -153,8 +155,7 @@ impl Templates {
     /// Returns the template `key`, if it exists.
     pub(crate) fn find(&self, key: String) -> Option<Template> {
         let files = self.files(&key);
-        let made = made(&files);
-        let made_at = made.map_or(0, |made| made.made_at);
+        let made_at = made_at(&files);
         files.dir.is_dir().then_some(Template { key, files, made_at })
     }
 
@@ -203,8 +204,8 @@ impl Templates {
         if awaited.is_empty() {
             return BTreeSet::new();
         }
-        let kinds =
-            self.names().await.into_iter().filter_map(|name| made(&self.files(&name))?.kind);
+        let names = self.names().await.into_iter().filter(|name| is_published(name));
+        let kinds = names.filter_map(|name| made(&self.files(&name))?.kind);
         kinds.filter_map(|kind| awaited.get(&kind).cloned()).collect()
     }
 
@@ -234,7 +235,7 @@ impl Templates {
         let names = self.names().await;
         self.sweep_notes(&names, &needed);
         for name in names {
-            if needed.contains(&name) || name.ends_with(UNFINISHED) || name.ends_with(NOTE) {
+            if needed.contains(&name) || !is_published(&name) {
                 continue;
             }
             let kind = made(&self.files(&name)).and_then(|made| made.kind);
@@ -242,16 +243,21 @@ impl Templates {
                 continue;
             }
             tracing::info!(template = name, "removing a template that nothing needs");
-            if let Err(error) = remove_tree(self.state_dir.templates().join(name)).await {
+            let dir = self.files(&name).dir;
+            if let Err(error) = blocking(move || remove_dir(&withdraw(&dir)?)).await {
                 tracing::warn!("{error}");
             }
         }
     }
 
-    /// Removes at start the templates that a killed agent had not finished.
+    /// Removes at start the templates and notes that a killed agent had not finished, and the
+    /// templates that it had not wholly removed.
     pub(crate) async fn sweep(&self) -> Result<()> {
-        for name in self.names().await.iter().filter(|name| name.ends_with(UNFINISHED)) {
-            remove_tree(self.state_dir.templates().join(name)).await?;
+        let parts = |name: &&String| !is_published(name) && !name.ends_with(NOTE);
+        for name in self.names().await.iter().filter(parts) {
+            let path = self.files(name).dir;
+            blocking(move || if path.is_dir() { remove_dir(&path) } else { remove_file(&path) })
+                .await?;
         }
         Ok(())
     }
@@ -265,8 +271,35 @@ impl Templates {
     }
 }
 
+/// Returns whether a name in the directory of templates is a template's, and not that of a part, a
+/// note or a temporary file.
+fn is_published(name: &str) -> bool {
+    !name.contains('.')
+}
+
 fn made(files: &Files) -> Option<Made> {
     serde_json::from_slice(&fs::read(files.dir.join(MADE)).ok()?).ok()
+}
+
+/// Returns when the template in this directory was made, in ms since the Unix epoch; 0 if it does not
+/// say.
+pub(super) fn made_at(files: &Files) -> Millis {
+    made(files).map_or(0, |made| made.made_at)
+}
+
+/// Takes a template away from those who look for one, in one step, and returns the directory that is
+/// left to be removed. Without this step a template that is half removed would count as one.
+pub(super) fn withdraw(dir: &Path) -> Result<PathBuf> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // A former template of this name may still be on its way out.
+    let withdrawn = format!("{name}.{}{WITHDRAWN}", crate::random::hex_digits(4)?);
+    let to = dir.with_file_name(withdrawn);
+    match fs::rename(dir, &to) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(io(format!("withdraw {}", dir.display()), e))
+        }
+        _ => Ok(to),
+    }
 }
 
 /// Moves memory, snapshot and disks of a sleeping machine into a template of this kind that is made

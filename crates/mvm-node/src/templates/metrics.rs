@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use std::collections::HashMap;
-use std::sync::Mutex as Lock;
+use std::sync::{Arc, Mutex as Lock};
 
 /// The suffix of the note that a template is to be renewed.
 pub(super) const NOTE: &str = ".anew";
@@ -17,6 +17,9 @@ pub(crate) const RENEWED: &str = "renewal.json";
 #[derive(Default)]
 pub(super) struct Renewals {
     pub healths: Lock<HashMap<String, TemplateHealth>>,
+    /// Held while a template's note is written or removed, so that the note and the template change
+    /// together.
+    pub turn: Arc<Lock<()>>,
     pub given_up: Family<Labels, Counter>,
     /// Instances that were booted because their pool's template was given up.
     pub booted: Family<Labels, Counter>,

@@ -5,14 +5,14 @@
 //! template, the note also tells the next agent that one must be made, whatever the pool's counts
 //! are.
 
-use super::lookup::{Template, Templates};
+use super::lookup::{Template, Templates, made_at, withdraw};
 use super::metrics::{NOTE, RENEWED};
 use crate::Result;
 use crate::blocking::blocking;
 use crate::error::io;
 use crate::labels::of_pool;
 use crate::locks::locked;
-use crate::state_dir::{remove_dir, remove_file, remove_tree, write_atomically};
+use crate::state_dir::{remove_dir, remove_file, write_atomically};
 use mvm_model::template::{CloneEnd, Renewal};
 use mvm_model::{Code, Pool, PoolRef};
 use std::collections::BTreeSet;
@@ -76,17 +76,29 @@ impl Templates {
         self.renewals.given_up.get_or_create(&of_pool(pool)).inc();
         let at = self.records.clock().wall();
         let renewal = Renewal { at, made_at: template.made_at, reason, done: false };
-        // The note comes first: a removed template without a note would not be renewed.
-        let text = serde_json::to_vec(&renewal).unwrap_or_default();
-        let (note, dir) = (self.note(&template.key), template.files.dir.clone());
-        let gone = blocking(move || {
-            write_atomically(&note, &text, 0o600)?;
-            remove_dir(&dir)
-        });
-        if let Err(error) = gone.await {
+        if let Err(error) = self.give_up(template.clone(), renewal).await {
             tracing::error!(template = template.key, "cannot give a template up: {error}");
         }
         self.wake.notify();
+    }
+
+    /// Notes that the template is to be renewed, and removes it. Does nothing if there is another
+    /// template of its name by now.
+    async fn give_up(&self, template: Template, renewal: Renewal) -> Result<()> {
+        let (note, turn) = (self.note(&template.key), self.renewals.turn.clone());
+        blocking(move || {
+            let turn = locked(&turn);
+            if made_at(&template.files) != template.made_at {
+                return Ok(());
+            }
+            // The note comes first: a removed template without a note would not be renewed.
+            let text = serde_json::to_vec(&renewal).unwrap_or_default();
+            write_atomically(&note, &text, 0o600)?;
+            let withdrawn = withdraw(&template.files.dir)?;
+            drop(turn);
+            remove_dir(&withdrawn)
+        })
+        .await
     }
 
     /// Returns why the template of this name was given up, if a new one is to be made.
@@ -113,20 +125,24 @@ impl Templates {
         let Some(template) = self.of_pool(pool) else { return Ok(()) };
         match self.to_be_renewed(&template.key) {
             Some(renewal) if template.made_at == renewal.made_at => {
-                remove_tree(template.files.dir).await
+                self.give_up(template, renewal).await
             }
             Some(_) => self.renewed(&template.key).await,
             None => Ok(()),
         }
     }
 
-    /// Notes that the new template is made.
+    /// Notes that the new template is made, unless that one is to be renewed already.
     pub(crate) async fn renewed(&self, key: &str) -> Result<()> {
-        let Some(renewal) = self.to_be_renewed(key) else { return Ok(()) };
-        let text = serde_json::to_vec(&Renewal { done: true, ..renewal }).unwrap_or_default();
-        let (done, note) = (self.files(key).dir.join(RENEWED), self.note(key));
+        let (files, note, turn) = (self.files(key), self.note(key), self.renewals.turn.clone());
         blocking(move || {
-            write_atomically(&done, &text, 0o600)?;
+            let _turn = locked(&turn);
+            let Some(renewal) = read(&note) else { return Ok(()) };
+            if renewal.made_at == made_at(&files) {
+                return Ok(());
+            }
+            let text = serde_json::to_vec(&Renewal { done: true, ..renewal }).unwrap_or_default();
+            write_atomically(&files.dir.join(RENEWED), &text, 0o600)?;
             remove_file(&note)
         })
         .await
