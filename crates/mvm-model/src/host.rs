@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shortfall {
     /// The kind of what is lacking.
-    pub code: Lack,
+    pub code: ShortfallKind,
     /// What the shortfall means here, and how to remove it, for a person.
     pub detail: String,
 }
@@ -24,7 +24,7 @@ pub struct Shortfall {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum Lack {
+pub enum ShortfallKind {
     /// No KVM: machines are emulated.
     Kvm,
     /// No DNS server that guests can reach.
@@ -37,15 +37,15 @@ pub enum Lack {
     Disk,
 }
 
-impl Lack {
+impl ShortfallKind {
     /// Returns the name in JSON and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Lack::Kvm => "kvm",
-            Lack::Dns => "dns",
-            Lack::Memory => "memory",
-            Lack::Vcpus => "vcpus",
-            Lack::Disk => "disk",
+            ShortfallKind::Kvm => "kvm",
+            ShortfallKind::Dns => "dns",
+            ShortfallKind::Memory => "memory",
+            ShortfallKind::Vcpus => "vcpus",
+            ShortfallKind::Disk => "disk",
         }
     }
 }
@@ -73,7 +73,7 @@ pub fn lacks_of_shape(shape: &Resources, host: &Capacity) -> Vec<Shortfall> {
             "a machine has {} vCPUs, and the host has {} processors: the vCPUs take turns",
             shape.vcpus, host.vcpus
         );
-        lacks.push(Shortfall { code: Lack::Vcpus, detail });
+        lacks.push(Shortfall { code: ShortfallKind::Vcpus, detail });
     }
     // Capacity is in whole GiB, rounded down: a disk of less than one is not judged.
     if host.disk_gib > 0 && shape.disk_mib().gib() > host.disk_gib {
@@ -82,7 +82,7 @@ pub fn lacks_of_shape(shape: &Resources, host: &Capacity) -> Vec<Shortfall> {
             shape.disk_mib().gib(),
             host.disk_gib
         );
-        lacks.push(Shortfall { code: Lack::Disk, detail });
+        lacks.push(Shortfall { code: ShortfallKind::Disk, detail });
     }
     lacks
 }
@@ -108,7 +108,7 @@ pub fn lacks_memory<'a>(
          more of them asleep",
         host.mem_mib
     );
-    Some(Shortfall { code: Lack::Memory, detail })
+    Some(Shortfall { code: ShortfallKind::Memory, detail })
 }
 
 #[cfg(test)]
@@ -137,8 +137,8 @@ mod tests {
             lacks_of_shape(&shape, &HOST).iter().map(|lack| lack.code).collect::<Vec<_>>()
         };
         assert_eq!(codes(shape(2, 2048, 90 << 10)), []);
-        assert_eq!(codes(shape(3, 2048, 0)), [Lack::Vcpus]);
-        assert_eq!(codes(shape(3, 2048, 110 << 10)), [Lack::Vcpus, Lack::Disk]);
+        assert_eq!(codes(shape(3, 2048, 0)), [ShortfallKind::Vcpus]);
+        assert_eq!(codes(shape(3, 2048, 110 << 10)), [ShortfallKind::Vcpus, ShortfallKind::Disk]);
     }
 
     proptest! {

@@ -46,7 +46,7 @@ impl fmt::Display for Purpose {
 /// A lease, as the instance's record has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lease {
-    /// The lease's id: `l-` and eight hexadecimal digits.
+    /// The lease's id: `l-` and eight hexadecimal digits, or sixteen if the claim is a fleet's.
     pub id: LeaseId,
     /// The holder: `uid:0`, or a client's name.
     pub holder: String,

@@ -10,7 +10,7 @@ use mvm_hypervisor::{Description, Hypervisor};
 use mvm_model::accelerator::{Standing, Verdict};
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::{self, Capacity};
-use mvm_model::host::{Lack, Shortfall, admit_shape, lacks_memory, lacks_of_shape};
+use mvm_model::host::{Shortfall, ShortfallKind, admit_shape, lacks_memory, lacks_of_shape};
 use mvm_model::{Accelerator, Mib, Name, Pool, Resources};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -123,12 +123,12 @@ impl Host {
         if emulated && standing != Standing::Trying {
             let detail =
                 format!("machines are emulated ({}), which is slow: {why}", driver.accelerator);
-            found.push(Shortfall { code: Lack::Kvm, detail });
+            found.push(Shortfall { code: ShortfallKind::Kvm, detail });
         }
         if servers().is_empty() {
             let detail = "guests resolve no names: the host names no DNS server; name one in \
                           /etc/resolv.conf";
-            found.push(Shortfall { code: Lack::Dns, detail: detail.to_owned() });
+            found.push(Shortfall { code: ShortfallKind::Dns, detail: detail.to_owned() });
         }
         Shortfalls { found, host: self.capacity() }
     }

@@ -34,16 +34,16 @@ pub struct KvmProbe {
     pub(super) cache: PathBuf,
 }
 
-/// The form of the file that keeps a verdict.
+/// The content of the file that keeps a verdict.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct CachedProbe {
     boot_id: String,
     qemu: String,
-    probe: Words,
+    probe: CachedVerdict,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Words {
+struct CachedVerdict {
     accelerator: Accelerator,
     reason: String,
 }
@@ -70,8 +70,9 @@ impl KvmProbe {
         if !verdict.is_lasting() {
             return;
         }
-        let words = Words { accelerator: verdict.accelerator, reason: verdict.reason.clone() };
-        let kept = Kept { boot_id: boot_id(), qemu: self.release.clone(), probe: words };
+        let words =
+            CachedVerdict { accelerator: verdict.accelerator, reason: verdict.reason.clone() };
+        let kept = CachedProbe { boot_id: boot_id(), qemu: self.release.clone(), probe: words };
         let text = serde_json::to_vec(&kept).unwrap_or_default();
         if let Err(error) = std::fs::write(&self.cache, text) {
             let cache = self.cache.display();
@@ -82,7 +83,7 @@ impl KvmProbe {
 
 /// Returns the verdict that the file `cache` keeps for this boot of the host, with whatever QEMU.
 pub fn kept_verdict(cache: &Path) -> Option<Verdict> {
-    let kept: Kept = serde_json::from_slice(&std::fs::read(cache).ok()?).ok()?;
+    let kept: CachedProbe = serde_json::from_slice(&std::fs::read(cache).ok()?).ok()?;
     self::kept(cache, &boot_id(), &kept.qemu)
 }
 
@@ -91,9 +92,9 @@ fn boot_id() -> String {
 }
 
 fn kept(cache: &Path, boot_id: &str, release: &str) -> Option<Verdict> {
-    let kept: Kept = serde_json::from_slice(&std::fs::read(cache).ok()?).ok()?;
+    let kept: CachedProbe = serde_json::from_slice(&std::fs::read(cache).ok()?).ok()?;
     let fits = kept.boot_id == boot_id && kept.qemu == release && !boot_id.is_empty();
-    let Words { accelerator, reason } = kept.probe;
+    let CachedVerdict { accelerator, reason } = kept.probe;
     let slow = accelerator == Accelerator::Tcg && reason.contains(TOO_SLOW);
     (fits && !slow).then(|| Verdict::settled(accelerator, reason))
 }

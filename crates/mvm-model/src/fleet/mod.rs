@@ -26,7 +26,7 @@ pub use node::{Capacity, Duty, FleetNode, NodeStatus, PoolStatus};
 pub use node_offer::{Shapes, node_offer, shapes};
 pub use place::place;
 pub use placement::{Placement, Share, Unplaced};
-pub use placement_board::Why;
+pub use placement_board::UnfitReason;
 pub use quota_split::node_document;
 pub use reach::{least_leased, lost_since};
 pub use retained_pools::kept_news;

@@ -7,7 +7,7 @@
 
 use super::node::FleetNode;
 use super::placement::{Placement, Unplaced};
-use super::placement_board::{Board, Item, Why};
+use super::placement_board::{Board, Item, UnfitReason};
 use super::quota_split::split_quotas;
 use super::retained_pools::keep_records;
 use super::{FleetPool, FleetState};
@@ -192,7 +192,7 @@ struct Filling<'a> {
     /// The nodes that have the image.
     local: BTreeSet<usize>,
     /// How many nodes are excluded, and why.
-    unfit: BTreeMap<Why, u32>,
+    unfit: BTreeMap<UnfitReason, u32>,
 }
 
 impl<'a> Filling<'a> {
@@ -205,8 +205,8 @@ impl<'a> Filling<'a> {
         for (at, site) in board.sites.iter().enumerate() {
             let (reason, name) = match zone_of(at) {
                 _ if site.closed.is_some() => (site.closed, ""),
-                _ if !site.node.fits(&rules.require) => (Some(Why::Labels), ""),
-                None => (Some(Why::SpreadLabel), ""),
+                _ if !site.node.fits(&rules.require) => (Some(UnfitReason::Labels), ""),
+                None => (Some(UnfitReason::SpreadLabel), ""),
                 Some(name) => (None, name),
             };
             match reason {
@@ -340,14 +340,19 @@ impl<'a> Filling<'a> {
     }
 
     /// Returns why each node accepts no more of what is missing.
-    fn explain(self, board: &Board<'_>, spots: &Spots, missing: Counts) -> BTreeMap<Why, u32> {
+    fn explain(
+        self,
+        board: &Board<'_>,
+        spots: &Spots,
+        missing: Counts,
+    ) -> BTreeMap<UnfitReason, u32> {
         let mut reasons = self.unfit.clone();
         let temperature =
             Temperature::ALL.into_iter().find(|temperature| missing.of(*temperature) > 0);
         let Some(temperature) = temperature else { return reasons };
         for at in self.zones.iter().flat_map(|zone| &zone.sites) {
             let room = self.room(board, spots, *at, temperature);
-            *reasons.entry(room.err().unwrap_or(Why::Skew)).or_default() += 1;
+            *reasons.entry(room.err().unwrap_or(UnfitReason::Skew)).or_default() += 1;
         }
         reasons
     }
@@ -385,12 +390,12 @@ impl<'a> Filling<'a> {
         spots: &Spots,
         at: usize,
         temperature: Temperature,
-    ) -> Result<u32, Why> {
+    ) -> Result<u32, UnfitReason> {
         let here = spots.get(&at).map_or(0, Counts::total);
         let most = self.item.pool.placement.max_per_node.map_or(u64::MAX, u64::from);
         let left = u32::try_from(most.saturating_sub(here)).unwrap_or(u32::MAX);
         if left == 0 {
-            return Err(Why::PerNode);
+            return Err(UnfitReason::PerNode);
         }
         Ok(board.room(at, self.item, temperature, false)?.min(left))
     }

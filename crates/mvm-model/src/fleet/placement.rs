@@ -1,6 +1,6 @@
 //! Which node is to hold what, as it is decided and written down.
 
-use super::placement_board::Why;
+use super::placement_board::UnfitReason;
 use crate::admission::Quotas;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
@@ -39,7 +39,7 @@ pub struct Unplaced {
     /// The number of instances by temperature.
     pub counts: Counts,
     /// The number of nodes that each reason rules out.
-    pub why: BTreeMap<Why, u32>,
+    pub why: BTreeMap<UnfitReason, u32>,
 }
 
 impl fmt::Display for Unplaced {

@@ -17,7 +17,7 @@ use std::fmt;
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub enum UnfitReason {
     /// The node is out of reach.
     Lost,
     /// The node is being drained.
@@ -44,21 +44,21 @@ pub enum Why {
     DiskQuota,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for UnfitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Why::Lost => "out of reach",
-            Why::Draining => "draining",
-            Why::Cordoned => "cordoned",
-            Why::Labels => "without a required label",
-            Why::SpreadLabel => "without the label of the spread",
-            Why::Skew => "at the limit of the spread",
-            Why::Vcpus => "without free vCPUs",
-            Why::Memory => "without free memory",
-            Why::Disk => "without free disk",
-            Why::PerNode => "at max_per_node",
-            Why::Subnet => "without a free address",
-            Why::DiskQuota => "at the tenant's disk quota",
+            UnfitReason::Lost => "out of reach",
+            UnfitReason::Draining => "draining",
+            UnfitReason::Cordoned => "cordoned",
+            UnfitReason::Labels => "without a required label",
+            UnfitReason::SpreadLabel => "without the label of the spread",
+            UnfitReason::Skew => "at the limit of the spread",
+            UnfitReason::Vcpus => "without free vCPUs",
+            UnfitReason::Memory => "without free memory",
+            UnfitReason::Disk => "without free disk",
+            UnfitReason::PerNode => "at max_per_node",
+            UnfitReason::Subnet => "without a free address",
+            UnfitReason::DiskQuota => "at the tenant's disk quota",
         })
     }
 }
@@ -109,7 +109,7 @@ pub(super) struct Site<'a> {
     /// Whether what it has stays there.
     pub keeps: bool,
     /// Why it gets nothing new, if so.
-    pub closed: Option<Why>,
+    pub closed: Option<UnfitReason>,
     capacity: Load,
     placed: Load,
     leased: Load,
@@ -157,7 +157,7 @@ impl<'a> Board<'a> {
         item: Item<'_>,
         temperature: Temperature,
         stays: bool,
-    ) -> Result<u32, Why> {
+    ) -> Result<u32, UnfitReason> {
         let site = &self.sites[at];
         let percent =
             if stays { 100 } else { 100 - u64::from(item.pool.placement.headroom_percent) };
@@ -171,23 +171,26 @@ impl<'a> Board<'a> {
         let quota = Mib::from_gib(held.disk_mib.gib_rounded_up() + self.disk_left[item.tenant]);
         let (capacity, placed, leased) = (site.capacity, site.placed, site.leased);
         let limits = [
-            (fits(left(capacity.vcpus, placed.vcpus, leased.vcpus), unit.vcpus), Why::Vcpus),
+            (
+                fits(left(capacity.vcpus, placed.vcpus, leased.vcpus), unit.vcpus),
+                UnfitReason::Vcpus,
+            ),
             (
                 fits(left(capacity.mem_mib.0, placed.mem_mib.0, leased.mem_mib.0), unit.mem_mib.0),
-                Why::Memory,
+                UnfitReason::Memory,
             ),
             (
                 fits(
                     left(capacity.disk_mib.0, placed.disk_mib.0, leased.disk_mib.0),
                     unit.disk_mib.0,
                 ),
-                Why::Disk,
+                UnfitReason::Disk,
             ),
-            (self.addresses[item.tenant].saturating_sub(held.instances), Why::Subnet),
-            (fits(quota.saturating_sub(held.disk_mib).0, unit.disk_mib.0), Why::DiskQuota),
+            (self.addresses[item.tenant].saturating_sub(held.instances), UnfitReason::Subnet),
+            (fits(quota.saturating_sub(held.disk_mib).0, unit.disk_mib.0), UnfitReason::DiskQuota),
         ];
         let (room, why) =
-            limits.into_iter().min_by_key(|(room, _)| *room).unwrap_or((0, Why::Disk));
+            limits.into_iter().min_by_key(|(room, _)| *room).unwrap_or((0, UnfitReason::Disk));
         if room == 0 { Err(why) } else { Ok(u32::try_from(room).unwrap_or(u32::MAX)) }
     }
 
@@ -232,9 +235,9 @@ impl<'a> Site<'a> {
         let given_up = node.lost_since.is_some_and(|since| now >= since.saturating_add(grace));
         let draining = node.duty == Duty::Draining;
         let closed = match (node.lost_since, node.duty) {
-            (Some(_), _) => Some(Why::Lost),
-            (None, Duty::Draining) => Some(Why::Draining),
-            (None, Duty::Cordoned) => Some(Why::Cordoned),
+            (Some(_), _) => Some(UnfitReason::Lost),
+            (None, Duty::Draining) => Some(UnfitReason::Draining),
+            (None, Duty::Cordoned) => Some(UnfitReason::Cordoned),
             (None, Duty::Open) => None,
         };
         let mut leased = Load::default();

@@ -49,9 +49,11 @@ pub enum ImageCommand {
     #[command(after_help = "Examples:\n  mvm image list")]
     List,
     /// Fetches an image from another node of the fleet; resumes a transfer that was cut off
-    #[command(after_help = "Examples:\n  mvm image fetch 3f0c64d1 --from 10.0.1.5:4433")]
+    #[command(
+        after_help = "Examples:\n  mvm image list -o json\n  mvm image fetch $DIGEST --from 10.0.1.5:4433"
+    )]
     Fetch {
-        /// Its digest, whole
+        /// The image's whole digest, 64 hexadecimal digits, as `mvm image list -o json` shows it
         digest: String,
         /// A node that has the image; of several, the first that delivers it
         #[arg(long, required = true, value_name = "HOST:PORT")]

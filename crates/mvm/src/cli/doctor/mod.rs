@@ -18,7 +18,7 @@ use clap::Args;
 use host::Host;
 use mvm_api::types::AgentInfo;
 use mvm_identity::expiry;
-use mvm_model::host::Lack;
+use mvm_model::host::ShortfallKind;
 use mvm_server::private;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -182,7 +182,7 @@ fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
         "{} processors, {} of memory, {} GiB of disk",
         capacity.vcpus, capacity.mem_mib, capacity.disk_gib
     );
-    let memory = said(Lack::Memory).map_or_else(
+    let memory = said(ShortfallKind::Memory).map_or_else(
         || "what pools keep running and warm has no more than the host".to_owned(),
         |lack| lack.detail.clone(),
     );
@@ -193,7 +193,7 @@ fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
     };
     [
         note("room", true, detail, ""),
-        note("memory", said(Lack::Memory).is_none(), memory, "keep more of them asleep"),
+        note("memory", said(ShortfallKind::Memory).is_none(), memory, "keep more of them asleep"),
         note("DNS for guests", !servers.is_empty(), names, "name a server in /etc/resolv.conf"),
     ]
 }
