@@ -10,7 +10,7 @@ use mvm_archive::{Links, Rules, Trust};
 use mvm_guest::frame;
 use mvm_guest::link::Decoder;
 use mvm_identity::JoinToken;
-use mvm_model::{DesiredState, FleetState};
+use mvm_model::{DesiredState, FleetState, Timestamp};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -122,7 +122,7 @@ fn image_manifest(bytes: &[u8]) -> bool {
 fn join_token(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Ok(token) = text.parse::<JoinToken>() else { return false };
-    let _ = token.credential(1_000_000_000_000);
+    let _ = token.credential(Timestamp::from_millis(1_000_000_000_000));
     let again = token.to_string().parse::<JoinToken>().map(|again| again.to_string());
     assert_eq!(again.ok(), Some(token.to_string()));
     true

@@ -1,6 +1,6 @@
 //! The audit logs on the wire. The records themselves are lines of `mvm_model::audit`.
 
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct AuditLogView {
     pub log: String,
     /// When the tenant was destroyed; absent while it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gone_at: Option<Millis>,
+    pub gone_at: Option<Timestamp>,
     /// Size of the log in bytes.
     pub bytes: u64,
 }
@@ -22,7 +22,7 @@ pub struct AuditLogView {
 #[serde(deny_unknown_fields)]
 pub struct PruneAudit {
     /// Records written before this time are removed; ms since the Unix epoch.
-    pub before: Millis,
+    pub before: Timestamp,
     /// The log to prune, as `GET /v1/audit` names it; all logs where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,

@@ -1,7 +1,7 @@
 //! Pools behind a TCP port.
 
 use mvm_model::expose::Limits;
-use mvm_model::{InstanceRef, Millis, Name};
+use mvm_model::{InstanceRef, Name, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ pub struct ExposeView {
     /// The instances that serve.
     pub serving: Vec<ServingView>,
     /// When the front was created; ms since the Unix epoch.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
 }
 
 /// An instance that serves a front.

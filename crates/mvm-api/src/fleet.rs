@@ -2,7 +2,7 @@
 //! and its users.
 
 use mvm_model::fleet::{Duty, FleetState, NodeStatus, Unplaced};
-use mvm_model::{AnyCode, Counts, DesiredState, InstanceRef, LeaseId, Millis, Name, PoolRef};
+use mvm_model::{AnyCode, Counts, DesiredState, InstanceRef, LeaseId, Name, PoolRef, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ pub struct HeldClaim {
     /// The leased instance.
     pub instance: InstanceRef,
     /// When the lease ends unless it is extended; ms since the Unix epoch.
-    pub expires_at: Millis,
+    pub expires_at: Timestamp,
 }
 
 /// Request of `PUT /v1/fleet`.
@@ -184,7 +184,7 @@ pub struct NodeView {
     pub alive: bool,
     /// Since when the node is out of reach, ms since the Unix epoch; absent while it is in reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_since: Option<Millis>,
+    pub lost_since: Option<Timestamp>,
     /// The node's unleased instances.
     pub ready_counts: Counts,
     /// Number of leased instances.
@@ -218,5 +218,5 @@ pub struct CoordinatorInfo {
     /// The store: `sqlite` or `etcd`.
     pub store: String,
     /// When the coordinator started; ms since the Unix epoch.
-    pub started_at: Millis,
+    pub started_at: Timestamp,
 }

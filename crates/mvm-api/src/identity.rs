@@ -1,7 +1,7 @@
 //! Identities of callers: a role and a name, written as a SPIFFE id in the only URI SAN of a
 //! certificate. Also the other contents of a certificate, as the API shows them.
 
-use mvm_model::{Code, Fault, Millis, Name, hex};
+use mvm_model::{Code, Fault, Name, Timestamp, hex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -211,9 +211,9 @@ impl fmt::Display for Serial {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Validity {
     /// The first valid millisecond since the Unix epoch.
-    pub not_before: Millis,
+    pub not_before: Timestamp,
     /// The first millisecond after the period.
-    pub not_after: Millis,
+    pub not_after: Timestamp,
 }
 
 /// The contents of a certificate.

@@ -1,7 +1,7 @@
 //! Requests and replies about jobs, and the paths to them.
 
 use mvm_model::job::{Artifact, Attempt, JobSpec};
-use mvm_model::{Job, JobId, JobState, Millis, Name, PoolRef};
+use mvm_model::{Job, JobId, JobState, Name, PoolRef, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -90,11 +90,11 @@ pub struct JobView {
     /// The files that the job left.
     pub artifacts: Vec<Artifact>,
     /// When the job was recorded; ms since the Unix epoch.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
     /// When the job was queued; absent until then.
-    pub queued_at: Option<Millis>,
+    pub queued_at: Option<Timestamp>,
     /// When the job ended; absent until then.
-    pub ended_at: Option<Millis>,
+    pub ended_at: Option<Timestamp>,
     /// The node that the job is on, where a coordinator lists it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<Name>,

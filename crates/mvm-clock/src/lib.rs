@@ -13,7 +13,7 @@ mod system;
 
 pub use manual::ManualClock;
 
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,18 +45,18 @@ impl Clock {
         Ok(Clock(Source::System(System::open(file)?)))
     }
 
-    /// Returns the time on the clock's timeline, in ms. It never goes back, and passes as time does,
+    /// Returns the time on the clock's timeline. It never goes back, and passes as time does,
     /// including suspended time. Its values equal the wall clock's for as long as nobody steps that.
-    pub fn now(&self) -> Millis {
+    pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System(system) => system.now(),
             Source::Manual(manual) => manual.now(),
         }
     }
 
-    /// Returns the wall clock, in milliseconds since the Unix epoch.
-    pub fn wall(&self) -> Millis {
-        self.since_epoch().as_millis() as Millis
+    /// Returns the wall clock's time.
+    pub fn wall(&self) -> Timestamp {
+        Timestamp::EPOCH + self.since_epoch()
     }
 
     /// Returns the wall clock to the nanosecond, to which a guest's is set; zero before the Unix
@@ -68,9 +68,9 @@ impl Clock {
         }
     }
 
-    /// Returns when, by the present wall clock, a time of the timeline was or will be, in ms. Two
+    /// Returns when, by the present wall clock, a time of the timeline was or will be. Two
     /// calls return the same unless the wall clock was stepped in between.
-    pub fn wall_of(&self, time: Millis) -> Millis {
+    pub fn wall_of(&self, time: Timestamp) -> Timestamp {
         match &self.0 {
             Source::System(system) => system.wall_of(time),
             Source::Manual(manual) => manual.wall_of(time),
@@ -96,30 +96,37 @@ impl ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use system::difference;
+
+    fn time(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
 
     #[test]
     fn the_timeline_begins_with_the_wall_clock() {
         let clock = Clock::system();
-        assert!(clock.now().abs_diff(clock.wall()) < system::STEP);
-        assert_eq!(clock.wall_of(5), 5);
+        assert!(difference(clock.now(), clock.wall()).unsigned_abs() < system::STEP);
+        assert_eq!(clock.wall_of(time(5)), time(5));
     }
 
     #[test]
     fn clocks_of_one_process_are_set_apart_and_clones_together() {
-        let (ours, theirs) = (ManualClock::standing(1000), ManualClock::standing(1000));
+        let (ours, theirs) = (ManualClock::standing(time(1000)), ManualClock::standing(time(1000)));
         let clock = ours.clock();
-        ours.advance(50);
+        ours.advance(Duration::from_millis(50));
         ours.step_wall(-200);
         for clone in [clock.clone(), ours.clock()] {
-            assert_eq!((clone.now(), clone.wall(), clone.wall_of(1000)), (1050, 850, 800));
+            let seen = [clone.now(), clone.wall(), clone.wall_of(time(1000))];
+            assert_eq!(seen, [1050, 850, 800].map(time));
         }
         let other = theirs.clock();
-        assert_eq!((other.now(), other.wall(), other.wall_of(1000)), (1000, 1000, 1000));
+        let seen = [other.now(), other.wall(), other.wall_of(time(1000))];
+        assert_eq!(seen, [time(1000); 3]);
     }
 
     #[test]
     fn every_thread_sees_a_clock_that_was_advanced() {
-        let (hour, manual) = (3_600_000, ManualClock::running());
+        let (hour, manual) = (Duration::from_secs(3600), ManualClock::running());
         let clock = manual.clock();
         let began = clock.now();
         let seen = std::thread::scope(|scope| {
@@ -132,7 +139,8 @@ mod tests {
             manual.advance(hour);
             elsewhere.join().expect("a thread")
         });
-        assert!(seen.0 >= began + hour && seen.1.abs_diff(seen.0) < system::STEP, "{seen:?}");
+        let apart = difference(seen.1, seen.0).unsigned_abs();
+        assert!(seen.0 >= began + hour && apart < system::STEP, "{seen:?}");
         assert_eq!(clock.wall_of(began), began, "the wall clock was not stepped");
     }
 }

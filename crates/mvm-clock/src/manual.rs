@@ -1,7 +1,7 @@
 //! A clock that a test sets.
 
-use crate::system::{System, since_epoch};
-use mvm_model::Millis;
+use crate::system::{System, since_epoch, stepped};
+use mvm_model::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,14 +24,14 @@ struct Setting {
 #[derive(Debug)]
 enum Base {
     /// Nothing, from this time on.
-    Standing(Millis),
+    Standing(Timestamp),
     /// The system's time.
     Running(System),
 }
 
 impl ManualClock {
-    /// Makes a clock that stands at `start`, in ms, until it is advanced.
-    pub fn standing(start: Millis) -> ManualClock {
+    /// Makes a clock that stands at `start` until it is advanced.
+    pub fn standing(start: Timestamp) -> ManualClock {
         ManualClock::of(Base::Standing(start))
     }
 
@@ -47,8 +47,8 @@ impl ManualClock {
     }
 
     /// Advances the time, and the wall clock with it, for whoever has the clock.
-    pub fn advance(&self, by: Millis) {
-        self.0.advanced.fetch_add(by, Ordering::SeqCst);
+    pub fn advance(&self, by: Duration) {
+        self.0.advanced.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
     }
 
     /// Steps the wall clock, forward or back, in ms. The timeline does not notice.
@@ -56,7 +56,7 @@ impl ManualClock {
         self.0.stepped.fetch_add(by, Ordering::SeqCst);
     }
 
-    pub(crate) fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> Timestamp {
         let base = match &self.0.base {
             Base::Standing(start) => *start,
             Base::Running(system) => system.now(),
@@ -66,24 +66,24 @@ impl ManualClock {
 
     pub(crate) fn since_epoch(&self) -> Duration {
         let base = match &self.0.base {
-            Base::Standing(start) => Duration::from_millis(*start),
+            Base::Standing(start) => start.since(Timestamp::EPOCH),
             Base::Running(_) => since_epoch(),
         };
-        let (ahead, step) = (base + Duration::from_millis(self.advanced()), self.stepped());
+        let (ahead, step) = (base + self.advanced(), self.stepped());
         let by = Duration::from_millis(step.unsigned_abs());
         if step < 0 { ahead.saturating_sub(by) } else { ahead + by }
     }
 
-    pub(crate) fn wall_of(&self, time: Millis) -> Millis {
+    pub(crate) fn wall_of(&self, time: Timestamp) -> Timestamp {
         let time = match &self.0.base {
             Base::Standing(_) => time,
             Base::Running(system) => system.wall_of(time),
         };
-        time.saturating_add_signed(self.stepped())
+        stepped(time, self.stepped())
     }
 
-    fn advanced(&self) -> Millis {
-        self.0.advanced.load(Ordering::SeqCst)
+    fn advanced(&self) -> Duration {
+        Duration::from_millis(self.0.advanced.load(Ordering::SeqCst))
     }
 
     fn stepped(&self) -> i64 {

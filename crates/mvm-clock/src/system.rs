@@ -1,6 +1,6 @@
 //! The system's clock: a timeline that follows CLOCK_BOOTTIME, and the file in which it goes on.
 
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use mvm_model::timeline::{Anchor, Moment};
 use parking_lot::{Mutex, RwLock};
 use std::io::Write;
@@ -50,14 +50,14 @@ impl System {
         System { timeline: RwLock::new(timeline), writing: Mutex::default() }
     }
 
-    pub fn now(&self) -> Millis {
+    pub fn now(&self) -> Timestamp {
         let timeline = self.timeline.read();
         timeline.anchor.time_of(&moment())
     }
 
-    pub fn wall_of(&self, time: Millis) -> Millis {
+    pub fn wall_of(&self, time: Timestamp) -> Timestamp {
         let timeline = self.timeline.read();
-        time.saturating_add_signed(timeline.offset(&moment()))
+        stepped(time, timeline.offset(&moment()))
     }
 
     /// Writes the present moment to the timeline's file, and only then moves the timeline there.
@@ -112,7 +112,7 @@ fn moment() -> Moment {
     // which is what tests do, but not the time that passes.
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let since_boot = since.tv_sec as u64 * 1000 + since.tv_nsec as u64 / 1_000_000;
-    Moment { boot_id: BOOT_ID.clone(), since_boot, wall: since_epoch().as_millis() as Millis }
+    Moment { boot_id: BOOT_ID.clone(), since_boot, wall: Timestamp::EPOCH + since_epoch() }
 }
 
 #[derive(Debug)]
@@ -165,16 +165,26 @@ impl Timeline {
     }
 }
 
-fn difference(a: Millis, b: Millis) -> i64 {
-    i64::try_from(i128::from(a) - i128::from(b)).unwrap_or(0)
+/// Returns how many ms `a` is after `b`, negative where it is before.
+pub(crate) fn difference(a: Timestamp, b: Timestamp) -> i64 {
+    i64::try_from(i128::from(a.as_millis()) - i128::from(b.as_millis())).unwrap_or(0)
+}
+
+/// Returns the time that is so many ms later, or earlier where they are negative.
+pub(crate) fn stepped(time: Timestamp, by: i64) -> Timestamp {
+    Timestamp::from_millis(time.as_millis().saturating_add_signed(by))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(boot: &str, since_boot: Millis, wall: Millis) -> Moment {
-        Moment { boot_id: boot.to_owned(), since_boot, wall }
+    fn time(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn at(boot: &str, since_boot: u64, wall: u64) -> Moment {
+        Moment { boot_id: boot.to_owned(), since_boot, wall: time(wall) }
     }
 
     #[test]
@@ -182,14 +192,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("clock.json");
         let first = Timeline::open(&file, at("a", 100, 1_000_000)).expect("opened");
-        assert_eq!(first.anchor.time, 1_000_000);
+        assert_eq!(first.anchor.time, time(1_000_000));
         // The wall clock was put forward by an hour meanwhile.
         let second = Timeline::open(&file, at("a", 350, 4_600_250)).expect("opened");
-        assert_eq!(second.anchor.time, 1_000_250);
-        assert_eq!(second.anchor.time_of(&at("a", 400, 0)), 1_000_300);
+        assert_eq!(second.anchor.time, time(1_000_250));
+        assert_eq!(second.anchor.time_of(&at("a", 400, 0)), time(1_000_300));
         // The host was booted again after 10 s, with the same wrong clock.
         let third = Timeline::open(&file, at("b", 5, 4_610_250)).expect("opened");
-        assert_eq!(third.anchor.time, 1_010_250);
+        assert_eq!(third.anchor.time, time(1_010_250));
         let mode = fs::metadata(&file).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -202,18 +212,18 @@ mod tests {
         let timeline = Timeline::open(&file, at("a", 100, 1_000_000)).expect("opened");
         let clock = System::of(timeline);
         let write_slowly = |file: &Path, anchor: &Anchor| {
-            assert_eq!(clock.timeline.try_read().expect("readable").anchor.time, 1_000_000);
+            assert_eq!(clock.timeline.try_read().expect("readable").anchor.time, time(1_000_000));
             assert!(clock.timeline.try_write().is_some(), "the clock is held");
             assert!(clock.writing.try_lock().is_none(), "another may write");
             write(file, anchor)
         };
         clock.note(|| at("a", 150, 0), write_slowly).expect("written");
-        assert_eq!(clock.timeline.read().anchor.time, 1_000_050);
+        assert_eq!(clock.timeline.read().anchor.time, time(1_000_050));
         let full = |_: &Path, _: &Anchor| Err(io::ErrorKind::StorageFull.into());
         clock.note(|| at("a", 200, 0), full).expect_err("no space");
-        assert_eq!(clock.timeline.read().anchor.time, 1_000_050, "the file is never behind");
+        assert_eq!(clock.timeline.read().anchor.time, time(1_000_050), "the file is never behind");
         let again = Timeline::open(&file, at("a", 150, 0)).expect("opened");
-        assert_eq!(again.anchor.time, 1_000_050);
+        assert_eq!(again.anchor.time, time(1_000_050));
     }
 
     #[test]
@@ -222,9 +232,9 @@ mod tests {
         let file = dir.path().join("clock.json");
         fs::write(&file, "{").expect("written");
         let clock = Timeline::open(&file, at("a", 100, 1_000_000)).expect("opened");
-        assert_eq!(clock.anchor.time, 1_000_000);
+        assert_eq!(clock.anchor.time, time(1_000_000));
         let again = Timeline::open(&file, at("a", 200, 0)).expect("opened");
-        assert_eq!(again.anchor.time, 1_000_100);
+        assert_eq!(again.anchor.time, time(1_000_100));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
     Counts, InstanceId, InstanceRef, Lease, LeaseId, Mib, Name, PoolRef, Quotas, Resources, State,
+    Timestamp,
 };
 use mvm_store::testing::EtcdCluster;
 use mvm_store::{EtcdStore, SqliteStore, Store};
@@ -405,8 +406,8 @@ impl NodeClient for Port {
             id,
             holder: claim.holder.clone(),
             purpose: Purpose::Run,
-            since: 0,
-            expires_at: u64::MAX,
+            since: Timestamp::EPOCH,
+            expires_at: Timestamp::MAX,
             longest_until: None,
         };
         Ok(Claim { reference, from: State::Warm, way_up: None, took_ms: 2.0, lease })

@@ -82,7 +82,7 @@ pub(crate) async fn serve(
         None => {}
     }
     let patience = fleet.options.patience;
-    let deadline = fleet.clock().now() + patience.as_millis() as u64;
+    let deadline = fleet.clock().now() + patience;
     let mut granted = fleet.claims.queue(order.id, &order.pool, deadline)?;
     let ends = Instant::now() + patience;
     let mut expect = Expect::Absent;

@@ -8,7 +8,7 @@ use crate::writer::Writer;
 use crate::{Error, Result};
 use mvm_api::fleet::HeldClaim;
 use mvm_model::fleet::{ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome};
-use mvm_model::{LeaseId, Millis, Name, PoolRef};
+use mvm_model::{LeaseId, Name, PoolRef, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::oneshot;
@@ -64,7 +64,7 @@ impl ClaimQueue {
         *inner = Inner::new(self.limits, Some(writer));
         for (id, record) in &records {
             // Each counts as held until its node says otherwise.
-            inner.claims.adopt(*id, &record.pool, &record.node, 0);
+            inner.claims.adopt(*id, &record.pool, &record.node, Timestamp::EPOCH);
         }
         inner.orphans = records;
     }
@@ -130,7 +130,7 @@ impl ClaimQueue {
         &self,
         id: LeaseId,
         pool: &PoolRef,
-        deadline: Millis,
+        deadline: Timestamp,
     ) -> Result<oneshot::Receiver<Grant>> {
         let mut inner = self.inner();
         if inner.writer.is_none() {

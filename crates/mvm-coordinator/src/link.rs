@@ -13,9 +13,9 @@ use crate::state::ClusterState;
 use crate::view::Wanted;
 use futures::StreamExt;
 use mvm_api::fleet::NodeDocument;
-use mvm_model::Name;
 use mvm_model::fleet::NodeStatus;
 use mvm_model::plan::Failures;
+use mvm_model::{Name, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -94,8 +94,8 @@ impl Link {
     /// Returns when the document is to be sent again; `None` where no attempt is behind us.
     fn retry(&self) -> Option<Instant> {
         let at = self.failures.retry_at();
-        let wait = Duration::from_millis(at.saturating_sub(self.fleet.clock().now()).max(1));
-        (at > 0).then(|| Instant::now() + wait)
+        let wait = at.since(self.fleet.clock().now()).max(Duration::from_millis(1));
+        (at > Timestamp::EPOCH).then(|| Instant::now() + wait)
     }
 
     /// Notes what the node reports; returns whether it is the node that belongs here.

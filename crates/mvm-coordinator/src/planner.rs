@@ -12,7 +12,7 @@ use mvm_model::fleet::{
     FleetNode, FleetState, Holder, NodeStatus, Offers, Placement, Share, builders, hold_back,
     lost_since, name_images, node_document, place,
 };
-use mvm_model::{Millis, Name};
+use mvm_model::{Name, Timestamp};
 use mvm_store::{Expect, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
         };
         (document, view.digest.clone(), nodes(&view), view.placement.clone())
     };
-    let grace = document.node_grace_s * 1000;
+    let grace = Duration::from_secs(document.node_grace_s);
     let lost = nodes.values().filter_map(|node| node.lost_since);
     let now = fleet.clock().now();
     let due = lost.map(|since| since + grace).filter(|at| *at > now).min();
@@ -65,7 +65,7 @@ async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
     set_wanted(fleet, &document, placement, &changed);
     fleet.view().leader.decided = digest;
     let now = fleet.clock().now();
-    let until = |at: Millis| Duration::from_millis(at.saturating_sub(now).max(1));
+    let until = |at: Timestamp| at.since(now).max(Duration::from_millis(1));
     let period = if fleet.view().placement.unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
     Ok([Some(period), due.map(until), settled].into_iter().flatten().min().unwrap_or(period))
 }

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result, Thing};
 use mvm_model::fleet::{Capacity, Duty, FleetNode, FleetState, Labels, NodeStatus};
-use mvm_model::{Millis, Name, PoolRef};
+use mvm_model::{Name, PoolRef, Timestamp};
 use mvm_store::{Expect, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub struct NodeRecord {
     /// Since when no coordinator reaches it, by the wall clock of the leader that wrote it: for people
     /// to read. Each coordinator counts the grace time by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_since: Option<Millis>,
+    pub lost_since: Option<Timestamp>,
     /// What it offered when it was reached last, so that a new leader knows it before it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<NodeFacts>,
@@ -97,7 +97,7 @@ pub struct DocumentRecord {
     /// The document.
     pub document: FleetState,
     /// When it was applied.
-    pub applied_at: Millis,
+    pub applied_at: Timestamp,
 }
 
 /// A claim that has been sent to a node: written once before that, and removed when it has ended.

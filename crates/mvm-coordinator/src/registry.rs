@@ -192,13 +192,15 @@ mod tests {
     use crate::asking::tests::{Scripted, known_node};
     use crate::state::tests::{Nowhere, one_of_several};
     use mvm_clock::ManualClock;
+    use mvm_model::Timestamp;
     use mvm_store::{SqliteStore, Store};
 
     /// Two coordinators whose clocks are hours apart take the same record of a third one.
     #[tokio::test]
     async fn each_coordinator_counts_how_long_a_node_is_missed_by_its_own_clock() {
         let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory().expect("a store"));
-        let clocks = [1_000, 9_000_000].map(ManualClock::standing);
+        let time = Timestamp::from_millis;
+        let clocks = [1_000, 9_000_000].map(|began| ManualClock::standing(time(began)));
         let fleets = clocks
             .each_ref()
             .map(|clock| one_of_several(store.clone(), Arc::new(Nowhere), clock.clock()));
@@ -218,12 +220,16 @@ mod tests {
         for fleet in &fleets {
             fleet.view().nodes.insert(record.node_id.clone(), known_node(&port, false));
         }
-        tell(Some(77));
-        clocks.iter().for_each(|clock| clock.advance(60_000));
-        tell(Some(77));
-        assert_eq!(missed(), [Some(1_000), Some(9_000_000)], "the record is told twice");
+        tell(Some(time(77)));
+        clocks.iter().for_each(|clock| clock.advance(Duration::from_secs(60)));
+        tell(Some(time(77)));
+        assert_eq!(
+            missed(),
+            [1_000, 9_000_000].map(|began| Some(time(began))),
+            "the record is told twice"
+        );
         tell(None);
-        tell(Some(78));
-        assert_eq!(missed(), [Some(61_000), Some(9_060_000)]);
+        tell(Some(time(78)));
+        assert_eq!(missed(), [61_000, 9_060_000].map(|later| Some(time(later))));
     }
 }

@@ -1,21 +1,17 @@
 //! Renews the claims whose client is connected, at their nodes, again and again.
 //!
-//! A node ends a claim that was not renewed for a while (`mvm_model::lease::HOLD_MS`), whatever
+//! A node ends a claim that was not renewed for a while (`mvm_model::lease::HOLD`), whatever
 //! became of the leader that was to end it. So a machine whose holder is gone is free after
 //! seconds, even where the leader went with the client and no other one comes.
 
 use crate::leadership::Lead;
 use crate::state::ClusterState;
 use mvm_api::fleet::RenewClaims;
-use mvm_model::lease::RENEW_MS;
+use mvm_model::lease::RENEW;
 use mvm_model::{LeaseId, Name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-
-/// How often claims are renewed.
-const RENEW: Duration = Duration::from_millis(RENEW_MS);
 
 /// Renews claims for as long as this leadership lasts.
 pub(crate) async fn run(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) {

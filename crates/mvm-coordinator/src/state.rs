@@ -12,7 +12,7 @@ use crate::view::View;
 use crate::{Error, Result, Thing};
 use mvm_clock::Clock;
 use mvm_model::fleet::{FleetState, Limits};
-use mvm_model::{Millis, Name, PoolRef};
+use mvm_model::{Name, PoolRef, Timestamp};
 use mvm_store::Store;
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub struct ClusterState {
 /// How far this coordinator's own life has come, and its time.
 pub(crate) struct Lifecycle {
     pub clock: Clock,
-    pub started_at: Millis,
+    pub started_at: Timestamp,
     pub readiness: Readiness,
     pub shutdown: Shutdown,
 }

@@ -3,7 +3,7 @@
 use crate::node_client::NodeClient;
 use crate::records::{DocumentRecord, NodeRecord, digest};
 use mvm_model::fleet::{FleetNode, NodeStatus, Placement, PoolStatus, Shapes, kept_news, shapes};
-use mvm_model::{DesiredState, Millis, Name, PoolRef};
+use mvm_model::{DesiredState, Name, PoolRef, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -103,7 +103,7 @@ pub(crate) struct KnownNode {
     pub lost_at: Option<Instant>,
     /// Since when this coordinator knows that no coordinator reaches it, on its own timeline. The
     /// clocks of coordinators may differ: none counts by a time that another has written.
-    pub missed_since: Option<Millis>,
+    pub missed_since: Option<Timestamp>,
     /// Whether it has reported to this leader which claims it holds.
     pub resolved: bool,
     /// Why it did not take its document; `None` where it took it.
@@ -116,7 +116,7 @@ pub(crate) struct KnownNode {
 
 impl KnownNode {
     /// Takes a record that was changed, here or by another coordinator. `now` is on our timeline.
-    pub fn changed(&mut self, record: NodeRecord, now: Millis) {
+    pub fn changed(&mut self, record: NodeRecord, now: Timestamp) {
         let missed = record.lost_since.map(|_| self.missed_since.unwrap_or(now));
         (self.record, self.missed_since) = (record, missed);
     }

@@ -5,7 +5,7 @@ use crate::error::Cause;
 use crate::files::{io, make_dir, read_if_there, write_atomically};
 use crate::{Error, Result};
 use mvm_api::identity::{Facts, Identity, SERVER_NAME, Serial};
-use mvm_model::{Millis, hex};
+use mvm_model::{Timestamp, hex};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams,
     CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -15,25 +15,25 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::path::Path;
+use std::time::Duration;
 use time::OffsetDateTime;
 
-/// Lengths of time in ms.
-const SECOND: Millis = 1000;
-const DAY: Millis = 24 * 3600 * SECOND;
-const YEAR: Millis = 365 * DAY;
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = DAY.saturating_mul(365);
 /// How long the certificate of an authority is valid.
-const AUTHORITY_LIFETIME: Millis = 10 * YEAR;
+const AUTHORITY_LIFETIME: Duration = YEAR.saturating_mul(10);
 /// How far clocks may differ. Certificates are valid from this long before they are issued, but
 /// from no more than a tenth of their lifetime before.
-const SKEW: Millis = 300 * SECOND;
+const SKEW: Duration = Duration::from_secs(300);
 /// When a revocation list announces its successor. No verifier refuses an old list: nodes go on
 /// serving while no signer is in reach.
-const NEXT_LIST: Millis = 30 * DAY;
+const NEXT_LIST: Duration = DAY.saturating_mul(30);
 
-/// The default lifetime of a node's or coordinator's certificate, in ms.
-pub const NODE_LIFETIME: Millis = 30 * DAY;
-/// The default lifetime of a person's certificate, in ms.
-pub const OPERATOR_LIFETIME: Millis = YEAR;
+/// The default lifetime of a node's or coordinator's certificate.
+pub const NODE_LIFETIME: Duration = DAY.saturating_mul(30);
+/// The default lifetime of a person's certificate.
+pub const OPERATOR_LIFETIME: Duration = YEAR;
 
 /// A certificate that was issued.
 #[derive(Clone, Debug)]
@@ -50,21 +50,21 @@ pub struct Revocation {
     /// The certificate's serial number.
     pub serial: Serial,
     /// When the certificate was revoked.
-    pub at: Millis,
+    pub at: Timestamp,
     /// When the certificate expires. The list need not name it after that.
-    pub not_after: Millis,
+    pub not_after: Timestamp,
 }
 
 /// A certificate authority with its key.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
-    not_after: Millis,
+    not_after: Timestamp,
 }
 
 impl Authority {
     /// Makes an authority in the directory `dir`. Fails where the directory has one.
-    pub fn create(dir: &Path, now: Millis) -> Result<Authority> {
+    pub fn create(dir: &Path, now: Timestamp) -> Result<Authority> {
         let (certificate, key) = files(dir);
         if certificate.exists() {
             return Err(Error::AuthorityExists(dir.to_owned()));
@@ -104,20 +104,20 @@ impl Authority {
         &self.pem
     }
 
-    /// Issues a certificate for `identity` and the public key, valid for `lifetime` ms from `now`.
+    /// Issues a certificate for `identity` and the public key, valid for `lifetime` from `now`.
     pub fn issue(
         &self,
         identity: &Identity,
         key: &impl PublicKeyData,
-        lifetime: Millis,
-        now: Millis,
+        lifetime: Duration,
+        now: Timestamp,
     ) -> Result<Issued> {
         // X.509 counts in seconds. A lifetime of less than three leaves no time to renew.
         if lifetime < 3 * SECOND {
             return Err(Error::Lifetime(lifetime));
         }
-        let not_after = now.saturating_add(lifetime).min(self.not_after) - SECOND;
-        let not_before = now.saturating_sub(SKEW.min(lifetime / 10));
+        let not_after = (now + lifetime).min(self.not_after) - SECOND;
+        let not_before = now - SKEW.min(lifetime / 10);
         let mut params = CertificateParams::default();
         params.not_before = time(not_before)?;
         params.not_after = time(not_after)?;
@@ -142,15 +142,15 @@ impl Authority {
         &self,
         identity: &Identity,
         request: &str,
-        lifetime: Millis,
-        now: Millis,
+        lifetime: Duration,
+        now: Timestamp,
     ) -> Result<Issued> {
         self.issue(identity, &parsed_request(request)?.public_key, lifetime, now)
     }
 
     /// Signs a revocation list and returns it in PEM. `number` must be higher than that of every
     /// earlier list.
-    pub fn list(&self, number: u64, revoked: &[Revocation], now: Millis) -> Result<String> {
+    pub fn list(&self, number: u64, revoked: &[Revocation], now: Timestamp) -> Result<String> {
         let entry = |one: &Revocation| {
             Ok(RevokedCertParams {
                 serial_number: SerialNumber::from(one.serial.bytes()),
@@ -161,7 +161,7 @@ impl Authority {
         };
         let params = CertificateRevocationListParams {
             this_update: time(now)?,
-            next_update: time(now.saturating_add(NEXT_LIST))?,
+            next_update: time(now + NEXT_LIST)?,
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: revoked.iter().map(entry).collect::<Result<_>>()?,
@@ -176,10 +176,10 @@ fn files(dir: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
     (dir.join("ca.pem"), dir.join("ca-key.pem"))
 }
 
-fn params_of_authority(now: Millis) -> Result<CertificateParams> {
+fn params_of_authority(now: Timestamp) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
-    params.not_before = time(now.saturating_sub(SKEW))?;
-    params.not_after = time(now.saturating_add(AUTHORITY_LIFETIME))?;
+    params.not_before = time(now - SKEW)?;
+    params.not_after = time(now + AUTHORITY_LIFETIME)?;
     let serial = new_serial()?;
     // The subject's name, too, tells two authorities apart.
     let mark = Serial::of(&serial.to_bytes()[..4]);
@@ -227,7 +227,7 @@ fn new_serial() -> Result<SerialNumber> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn time(at: Millis) -> Result<OffsetDateTime> {
-    let seconds = i64::try_from(at / SECOND).unwrap_or(i64::MAX);
+fn time(at: Timestamp) -> Result<OffsetDateTime> {
+    let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds).map_err(Error::Time)
 }

@@ -2,9 +2,10 @@
 
 use crate::error::{Cause, Error, Result};
 use mvm_api::identity::{Facts, Serial, Validity};
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
@@ -48,14 +49,15 @@ pub fn validity_of(certificate: &CertificateDer<'_>) -> Result<Validity> {
 fn validity(parsed: &X509Certificate<'_>) -> Validity {
     let validity = parsed.validity();
     Validity {
-        not_before: millis(validity.not_before),
+        not_before: time(validity.not_before),
         // X.509 gives the last second of the period.
-        not_after: millis(validity.not_after).saturating_add(1000),
+        not_after: time(validity.not_after) + Duration::from_secs(1),
     }
 }
 
-fn millis(time: ASN1Time) -> Millis {
-    u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1000)
+fn time(time: ASN1Time) -> Timestamp {
+    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+    Timestamp::EPOCH + Duration::from_secs(seconds)
 }
 
 /// The contents of a revocation list.

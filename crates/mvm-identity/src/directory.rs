@@ -8,7 +8,7 @@ use crate::error::Cause;
 use crate::files::{io, make_dir, read_if_there, write_atomically};
 use crate::{Error, Result, authority, rotate};
 use mvm_api::identity::Facts;
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,7 @@ impl Credential {
     }
 
     /// Returns whether the certificate is due for renewal at `now`.
-    pub fn due(&self, now: Millis) -> bool {
+    pub fn due(&self, now: Timestamp) -> bool {
         rotate::due(self.facts.validity, now)
     }
 }

@@ -6,12 +6,12 @@ use crate::tls::{Credentials, Expect, client};
 use crate::{Error, JoinToken, Result, authority};
 use mvm_api::types::{Signed, SigningRequest};
 use mvm_api::{Client, ClientError, paths};
-use mvm_model::{Code, Millis, Name};
+use mvm_model::{Code, Name, Timestamp};
 use std::sync::Arc;
 
 /// Becomes the node that a token names, and stores its identity in `dir`. Returns the node's name.
 /// Refused where the token has expired at `now`.
-pub async fn join(token: &JoinToken, dir: &IdentityDir, now: Millis) -> Result<Name> {
+pub async fn join(token: &JoinToken, dir: &IdentityDir, now: Timestamp) -> Result<Name> {
     let (credential, name) = token.credential(now)?;
     let signers = credential.signers.clone();
     let credentials = Credentials::in_memory(credential)?;

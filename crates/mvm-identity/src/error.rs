@@ -1,10 +1,11 @@
 //! The errors of this crate.
 
 use mvm_api::{ClientError, Problem};
-use mvm_model::{AnyCode, Code, Fault, Millis, Name};
+use mvm_model::{AnyCode, Code, Fault, Name};
 use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -69,9 +70,9 @@ pub enum Error {
         #[source]
         cause: Cause,
     },
-    /// A certificate of this lifetime, in ms, leaves no time to renew it.
-    #[error("a certificate cannot be good for {0} ms only")]
-    Lifetime(Millis),
+    /// A certificate of this lifetime leaves no time to renew it.
+    #[error("a certificate cannot be good for {} ms only", .0.as_millis())]
+    Lifetime(Duration),
     /// The time cannot be written into a certificate.
     #[error("a time that cannot be: {0}")]
     Time(#[source] time::error::ComponentRange),

@@ -3,7 +3,7 @@
 use crate::Credential;
 use crate::certificate::validity_of;
 use mvm_api::identity::{Facts, Identity, Validity};
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use mvm_model::certificate::{CertificateStatus, roughly, status};
 
 /// A warning about a certificate.
@@ -19,7 +19,7 @@ pub struct Warning {
 
 /// Returns the warnings about an identity at `now`: about its own certificate, and those of the
 /// authorities that it trusts.
-pub fn warnings(credential: &Credential, now: Millis) -> Vec<Warning> {
+pub fn warnings(credential: &Credential, now: Timestamp) -> Vec<Warning> {
     let own = warning("the certificate of", &credential.facts, now);
     let authority = |der| {
         let who = "the certificate of an authority that this identity trusts";
@@ -30,7 +30,7 @@ pub fn warnings(credential: &Credential, now: Millis) -> Vec<Warning> {
     own.into_iter().chain(credential.roots.iter().filter_map(authority)).collect()
 }
 
-fn warning(what: &str, facts: &Facts, now: Millis) -> Option<Warning> {
+fn warning(what: &str, facts: &Facts, now: Timestamp) -> Option<Warning> {
     let name = facts.identity.name();
     let remedy = match &facts.identity {
         Identity::Node(_) | Identity::Joiner(_) => format!(
@@ -53,7 +53,12 @@ fn warning(what: &str, facts: &Facts, now: Millis) -> Option<Warning> {
     warning_about(format!("{what} {}", facts.identity.holder()), facts.validity, now, remedy)
 }
 
-fn warning_about(who: String, validity: Validity, now: Millis, remedy: String) -> Option<Warning> {
+fn warning_about(
+    who: String,
+    validity: Validity,
+    now: Timestamp,
+    remedy: String,
+) -> Option<Warning> {
     let (expired, when) = match status(validity.not_before, validity.not_after, now) {
         CertificateStatus::Valid => return None,
         CertificateStatus::ExpiresSoon(left) => (false, format!("runs out in {}", roughly(left))),
@@ -63,7 +68,7 @@ fn warning_about(who: String, validity: Validity, now: Millis, remedy: String) -
 }
 
 /// Logs the warnings.
-pub fn log_warnings(credential: &Credential, now: Millis) {
+pub fn log_warnings(credential: &Credential, now: Timestamp) {
     for Warning { expired, detail, remedy } in warnings(credential, now) {
         match expired {
             true => tracing::error!("{detail}; {remedy}"),
@@ -76,18 +81,19 @@ pub fn log_warnings(credential: &Credential, now: Millis) {
 mod tests {
     use super::*;
     use crate::authority::{Authority, new_key};
+    use std::time::Duration;
 
-    const DAY: Millis = 86_400_000;
+    const DAY: Duration = Duration::from_secs(86_400);
 
     #[test]
     fn who_runs_out_is_told_with_the_command_that_mends_it() {
         let dir = tempfile::tempdir().expect("directory");
-        let begin = 1_700_000_000_000;
+        let begin = Timestamp::from_millis(1_700_000_000_000);
         let authority = Authority::create(&dir.path().join("ca"), begin).expect("authority");
         let credential = |identity: &str| {
             let key = new_key().expect("key");
             let identity: Identity = identity.parse().expect("identity");
-            let issued = authority.issue(&identity, &key, 30 * DAY, begin).expect("issued");
+            let issued = authority.issue(&identity, &key, DAY * 30, begin).expect("issued");
             let both = format!("{}\n{}", issued.pem, key.serialize_pem());
             let roots = authority.certificate().as_bytes();
             Credential::read(both.as_bytes(), roots, None, Default::default()).expect("credential")
@@ -98,15 +104,15 @@ mod tests {
             ("spiffe://mvm/tenant-operator/ci/bob", "--tenant ci --name bob"),
         ] {
             let credential = credential(identity);
-            assert_eq!(warnings(&credential, begin + 20 * DAY), []);
-            let [soon] = &warnings(&credential, begin + 28 * DAY)[..] else { panic!("one") };
+            assert_eq!(warnings(&credential, begin + DAY * 20), []);
+            let [soon] = &warnings(&credential, begin + DAY * 28)[..] else { panic!("one") };
             assert!(!soon.expired && soon.detail.ends_with("runs out in 2 days"), "{soon:?}");
-            let [late] = &warnings(&credential, begin + 40 * DAY)[..] else { panic!("one") };
+            let [late] = &warnings(&credential, begin + DAY * 40)[..] else { panic!("one") };
             assert!(late.expired && late.detail.contains("has run out 10 days ago"), "{late:?}");
             assert!(soon.remedy.contains(command) && late.remedy == soon.remedy, "{soon:?}");
         }
         // Ten years later the authority's certificate has expired, too.
-        let all = warnings(&credential("spiffe://mvm/node/n1"), begin + 4000 * DAY);
+        let all = warnings(&credential("spiffe://mvm/node/n1"), begin + DAY * 4000);
         assert!(all.len() == 2 && all[1].remedy.contains("mvm ca init"), "{all:?}");
     }
 }

@@ -1,28 +1,29 @@
 //! Decides when a certificate is renewed. All functions are pure.
 
 use mvm_api::identity::Validity;
-use mvm_model::Millis;
+use mvm_model::Timestamp;
+use std::time::Duration;
 
-/// The shortest and the longest pause between two attempts to renew, in ms.
-const RETRY_MS: (Millis, Millis) = (1_000, 600_000);
+/// The shortest and the longest pause between two attempts to renew.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 
 /// Returns when renewal is due: after two thirds of the lifetime.
-pub fn due_at(validity: Validity) -> Millis {
-    let lifetime = validity.not_after.saturating_sub(validity.not_before);
-    validity.not_before.saturating_add(lifetime / 3 * 2)
+pub fn due_at(validity: Validity) -> Timestamp {
+    let lifetime = validity.not_after.since(validity.not_before);
+    validity.not_before + lifetime / 3 * 2
 }
 
 /// Returns whether renewal is due at `now`. An expired certificate is not renewed, since no signer
 /// would accept it.
-pub fn due(validity: Validity, now: Millis) -> bool {
+pub fn due(validity: Validity, now: Timestamp) -> bool {
     due_at(validity) <= now && now < validity.not_after
 }
 
 /// Returns when to try again after an attempt at `now` failed: after a tenth of the time that is
 /// left, so that many attempts fit even in a short lifetime.
-pub fn retry_at(validity: Validity, now: Millis) -> Millis {
-    let left = validity.not_after.saturating_sub(now);
-    now.saturating_add((left / 10).clamp(RETRY_MS.0, RETRY_MS.1))
+pub fn retry_at(validity: Validity, now: Timestamp) -> Timestamp {
+    let left = validity.not_after.since(now);
+    now + (left / 10).clamp(RETRY.0, RETRY.1)
 }
 
 #[cfg(test)]
@@ -36,11 +37,13 @@ mod tests {
             not_before in 0u64..1 << 45,
             lifetime in 3u64..1 << 40,
         ) {
-            let validity = Validity { not_before, not_after: not_before + lifetime };
+            let (not_before, ms) = (Timestamp::from_millis(not_before), Duration::from_millis(1));
+            let not_after = not_before + Duration::from_millis(lifetime);
+            let validity = Validity { not_before, not_after };
             let at = due_at(validity);
             prop_assert!(not_before < at && at < validity.not_after);
-            prop_assert!(!due(validity, not_before) && !due(validity, at - 1));
-            prop_assert!(due(validity, at) && due(validity, validity.not_after - 1));
+            prop_assert!(!due(validity, not_before) && !due(validity, at - ms));
+            prop_assert!(due(validity, at) && due(validity, validity.not_after - ms));
             prop_assert!(!due(validity, validity.not_after));
         }
 
@@ -49,8 +52,10 @@ mod tests {
             not_after in 0u64..1 << 45,
             now in 0u64..1 << 45,
         ) {
-            let next = retry_at(Validity { not_before: 0, not_after }, now);
-            prop_assert!((RETRY_MS.0..=RETRY_MS.1).contains(&(next - now)));
+            let [not_after, now] = [not_after, now].map(Timestamp::from_millis);
+            let validity = Validity { not_before: Timestamp::EPOCH, not_after };
+            let next = retry_at(validity, now);
+            prop_assert!((RETRY.0..=RETRY.1).contains(&next.since(now)));
         }
     }
 }

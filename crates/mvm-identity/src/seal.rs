@@ -46,12 +46,16 @@ fn failed(_: ring::error::Unspecified) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_model::Timestamp;
     use proptest::prelude::*;
 
     fn seal() -> Seal {
         let dir = tempfile::tempdir().expect("directory");
-        Seal::of(&Authority::create(dir.path(), 1_700_000_000_000).expect("an authority"))
-            .expect("a seal")
+        Seal::of(
+            &Authority::create(dir.path(), Timestamp::from_millis(1_700_000_000_000))
+                .expect("an authority"),
+        )
+        .expect("a seal")
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::error::{Cause, Error, Result};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mvm_api::identity::{Identity, Role};
-use mvm_model::{Millis, Name};
+use mvm_model::{Name, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -43,7 +43,7 @@ impl JoinToken {
 
     /// Returns the joiner's identity, and the name of the node that it may become. Refused where
     /// the token has expired at `now`.
-    pub fn credential(&self, now: Millis) -> Result<(Credential, Name)> {
+    pub fn credential(&self, now: Timestamp) -> Result<(Credential, Name)> {
         let both = format!("{}\n{}", self.certificate, self.key);
         let signers = Signers { addresses: self.addresses.clone() };
         let credential = Credential::read(both.as_bytes(), self.ca.as_bytes(), None, signers)

@@ -7,7 +7,7 @@ use crate::fs::{blocking, json, write};
 use crate::layout::ImageStore;
 use crate::nix::Flake;
 use crate::revision::{MANIFEST, load, load_whole, parts_of};
-use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, now_ms};
+use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, now};
 use crate::workdir::WorkDir;
 use crate::{folder, initrd, kernel, stage};
 use mvm_model::Digest;
@@ -250,7 +250,7 @@ fn describe(
         platform: from.kernel.platform,
         kernel_digest: from.kernel.digest,
         kernel_version: from.kernel.version.clone(),
-        built_at: now_ms(),
+        built_at: now(),
         size_bytes: 0,
         flake: req.flake.clone(),
         profile: req.profile.clone(),

@@ -6,7 +6,7 @@ use crate::fs::{blocking, json, read_manifest, write};
 use crate::kernel_image::{self, Compression, Contents, Facts};
 use crate::layout::ImageStore;
 use crate::modules::{LoadedModule, Tree};
-use crate::types::{KernelImport, KernelInfo, now_ms};
+use crate::types::{KernelImport, KernelInfo, now};
 use crate::workdir::{self, WorkDir};
 use mvm_model::Digest;
 use sha2::{Digest as _, Sha256};
@@ -205,7 +205,7 @@ fn keep(store: &ImageStore, incoming: &Incoming, name: &str, origin: &str) -> Re
         pvh: incoming.facts.pvh,
         modules: incoming.modules.iter().map(|m| m.0.clone()).collect(),
         size_bytes: size as u64,
-        imported_at: now_ms(),
+        imported_at: now(),
         origin: origin.to_owned(),
         default: false,
         path: PathBuf::new(),

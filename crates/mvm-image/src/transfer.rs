@@ -11,7 +11,7 @@ use crate::layout::ImageStore;
 use crate::revision::{self, MANIFEST, digest_of, parts_of};
 use crate::types::{PARTS, Part, Revision};
 use crate::workdir::{self, INCOMING};
-use mvm_model::Digest;
+use mvm_model::{Digest, Timestamp};
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 use std::fs::File;
@@ -27,8 +27,8 @@ const MAX_MANIFEST: usize = 32 << 20;
 const MAX_TEXT: usize = 4096;
 /// How many store paths an image may have at most.
 const MAX_CLOSURE: usize = 100_000;
-/// The end of the year 9999, in milliseconds since the Unix epoch: later times cannot be shown.
-const MAX_TIME: u64 = 253_402_300_799_999;
+/// The end of the year 9999: later times cannot be shown.
+const MAX_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 /// Free bytes that must remain besides what a transfer needs.
 const SPARE: u64 = 64 << 20;
 

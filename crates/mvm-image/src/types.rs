@@ -1,6 +1,6 @@
 //! The types that go into the store and come out of it.
 
-use mvm_model::Digest;
+use mvm_model::{Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -90,8 +90,8 @@ pub struct Revision {
     pub kernel_digest: Digest,
     /// The kernel's version, such as `6.1.0-41-cloud-amd64`.
     pub kernel_version: String,
-    /// When the image was built, in milliseconds since the Unix epoch.
-    pub built_at: u64,
+    /// When the image was built.
+    pub built_at: Timestamp,
     /// Sum of the apparent sizes of `root`, `kernel` and `initrd`, in bytes.
     pub size_bytes: u64,
     /// The flake that it was built from, as the user wrote it.
@@ -162,8 +162,8 @@ pub struct KernelInfo {
     pub modules: Vec<String>,
     /// Bytes of the kernel and its modules together.
     pub size_bytes: u64,
-    /// When it was imported, in milliseconds since the Unix epoch.
-    pub imported_at: u64,
+    /// When it was imported.
+    pub imported_at: Timestamp,
     /// Where it came from: a file, a package, a Nix store path.
     pub origin: String,
     /// Whether builds that name no kernel use this one.
@@ -243,9 +243,9 @@ impl Default for Tools {
     }
 }
 
-/// Returns the present time in milliseconds since the Unix epoch.
+/// Returns the present time by the wall clock.
 #[allow(clippy::disallowed_methods)] // It is shown, and nothing is decided by it.
-pub(crate) fn now_ms() -> u64 {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    Timestamp::EPOCH + since.unwrap_or_default()
 }

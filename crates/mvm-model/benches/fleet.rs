@@ -5,7 +5,7 @@ use mvm_model::fleet::{
     Capacity, Claims, Duty, FleetNode, FleetState, Limits, NodeOffer, NodeStatus, Outcome,
     Placement, PoolOffer, Spread, node_document, place,
 };
-use mvm_model::{Counts, LeaseId, Mib, Name, PoolRef, Resources};
+use mvm_model::{Counts, LeaseId, Mib, Name, PoolRef, Resources, Timestamp};
 use std::collections::BTreeMap;
 
 fn main() {
@@ -75,30 +75,34 @@ fn nodes() -> BTreeMap<Name, FleetNode> {
 #[divan::bench]
 fn place_from_nothing(bencher: Bencher) {
     let (document, nodes) = (document(), nodes());
-    let placement = place(&document, &nodes, &Placement::default(), 0);
+    let placement = place(&document, &nodes, &Placement::default(), Timestamp::EPOCH);
     assert!(placement.unplaced.is_empty(), "{}", placement.unplaced[0]);
-    bencher.bench(|| place(&document, &nodes, &Placement::default(), 0));
+    bencher.bench(|| place(&document, &nodes, &Placement::default(), Timestamp::EPOCH));
 }
 
 #[divan::bench]
 fn place_again_unchanged(bencher: Bencher) {
     let (document, nodes) = (document(), nodes());
-    let placement = place(&document, &nodes, &Placement::default(), 0);
-    bencher.bench(|| place(&document, &nodes, &placement, 0));
+    let placement = place(&document, &nodes, &Placement::default(), Timestamp::EPOCH);
+    bencher.bench(|| place(&document, &nodes, &placement, Timestamp::EPOCH));
 }
 
 #[divan::bench]
 fn place_ten_dead_nodes_elsewhere(bencher: Bencher) {
     let (document, mut nodes) = (document(), nodes());
-    let placement = place(&document, &nodes, &Placement::default(), 0);
-    nodes.values_mut().step_by(97).take(10).for_each(|node| node.lost_since = Some(0));
-    bencher.bench(|| place(&document, &nodes, &placement, 1_000_000));
+    let placement = place(&document, &nodes, &Placement::default(), Timestamp::EPOCH);
+    nodes
+        .values_mut()
+        .step_by(97)
+        .take(10)
+        .for_each(|node| node.lost_since = Some(Timestamp::EPOCH));
+    bencher.bench(|| place(&document, &nodes, &placement, Timestamp::from_millis(1_000_000)));
 }
 
 #[divan::bench]
 fn all_documents(bencher: Bencher) {
     let (document, nodes) = (document(), nodes());
-    let placement = place(&document, &nodes, &Placement::default(), 0);
+    let placement = place(&document, &nodes, &Placement::default(), Timestamp::EPOCH);
     let all = || nodes.keys().map(|n| node_document(&document, &placement, n)).collect::<Vec<_>>();
     bencher.bench(all);
 }
@@ -121,7 +125,7 @@ fn a_thousand_claims(bencher: Bencher) {
     bencher.with_inputs(|| claims.clone()).bench_values(|mut claims| {
         for id in 0..1000 {
             let pool = &pools[id as usize % pools.len()];
-            claims.submit(LeaseId::of_claim(id), pool, 1).expect("room");
+            claims.submit(LeaseId::of_claim(id), pool, Timestamp::from_millis(1)).expect("room");
         }
         while let Some(grant) = claims.next_grant() {
             claims.settle(grant.claim, Outcome::Served);

@@ -13,8 +13,8 @@
 //! other, and a log that does not begin with record 1 is valid only if one of its records announces
 //! exactly the missing beginning.
 
-use crate::Millis;
 use crate::hex;
+use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The name of the log for acts that concern no tenant. No tenant's name begins with `_`.
@@ -72,7 +72,7 @@ pub struct Pruned {
     /// The digest of the last removed record.
     pub head: String,
     /// When the last removed record was written.
-    pub at: Millis,
+    pub at: Timestamp,
 }
 
 /// One record of a log.
@@ -81,7 +81,7 @@ pub struct Record {
     /// One more than the number of the record before; the first is 1.
     pub number: u64,
     /// When it was written.
-    pub at: Millis,
+    pub at: Timestamp,
     /// The tenant, or [`NODE_LOG`].
     pub log: String,
     /// What happened.
@@ -126,7 +126,7 @@ impl Chain {
     }
 
     /// Returns the line of the next record, with its newline, and the chain after it.
-    pub fn line(&self, entry: Entry, at: Millis) -> (String, Chain) {
+    pub fn line(&self, entry: Entry, at: Timestamp) -> (String, Chain) {
         let record = Record {
             number: self.last.saturating_add(1),
             at,
@@ -409,14 +409,14 @@ impl Verifier {
 /// Finds the records at the beginning of a log that are older than a given time.
 #[derive(Debug)]
 pub struct Pruning {
-    before: Millis,
+    before: Timestamp,
     found: Option<Pruned>,
     ended: bool,
 }
 
 impl Pruning {
     /// Looks for records written before `before`.
-    pub fn new(before: Millis) -> Pruning {
+    pub fn new(before: Timestamp) -> Pruning {
         Pruning { before, found: None, ended: false }
     }
 

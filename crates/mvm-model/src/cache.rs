@@ -1,10 +1,10 @@
 //! Caches: disks that outlive the machines of a pool. A job works on a copy of its own, which
 //! becomes the pool's if the job succeeds and says so.
 
-use crate::Millis;
 use crate::error::Fault;
 use crate::mib::Mib;
 use crate::name::Name;
+use crate::timestamp::Timestamp;
 use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -107,7 +107,7 @@ pub struct CacheDisk {
     /// When a job's copy became the pool's, ms since the Unix epoch; absent while the disk is
     /// blank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub committed_at: Option<Millis>,
+    pub committed_at: Option<Timestamp>,
 }
 
 /// Returns a pool's caches after a change to `wanted`: those that it has already keep their

@@ -1,6 +1,5 @@
 //! Chooses the instance for a claim.
 
-use crate::Millis;
 use crate::digest::Digest;
 use crate::instance::Instance;
 use crate::pool::Recycle;
@@ -26,8 +25,8 @@ pub fn choose<'a>(
         .min_by_key(|(rank, instance)| {
             let stale_cache = instance.leases_served == 0 && recycle != Recycle::Reset;
             let order = match instance.state {
-                State::Sleeping => Millis::MAX - instance.state_since,
-                _ => instance.state_since,
+                State::Sleeping => u64::MAX - instance.state_since.as_millis(),
+                _ => instance.state_since.as_millis(),
             };
             (*rank, stale_cache, order, instance.id)
         })

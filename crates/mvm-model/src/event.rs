@@ -1,12 +1,12 @@
 //! Events of instances: one for each transition, one each time a hypervisor pauses a machine by
 //! itself or resumes it, and one when a machine's firewall rules or links had vanished.
 
-use crate::Millis;
 use crate::halt::Paused;
 use crate::instance::Instance;
 use crate::lease::Purpose;
 use crate::name::InstanceRef;
 use crate::state::State;
+use crate::timestamp::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub struct Event {
     /// The event's number: one more than that of the event before it on this node.
     pub id: u64,
     /// When the event happened; ms since the Unix epoch.
-    pub at: Millis,
+    pub at: Timestamp,
     /// The instance that the event is about.
     pub instance: InstanceRef,
     /// The state before; absent when the instance was created.
@@ -48,7 +48,7 @@ pub fn of_change(
     before: Option<&Instance>,
     after: Option<&Instance>,
     id: u64,
-    now: Millis,
+    now: Timestamp,
 ) -> Option<Event> {
     let known = after.or(before)?;
     let (from, to) = (before.map(|b| b.state), after.map_or(State::Destroyed, |a| a.state));
@@ -64,13 +64,13 @@ pub fn of_change(
         to,
         // The cause is read from the record before: the end of a transition clears the goal.
         cause: cause(before.unwrap_or(known)),
-        took_ms: intent.map(|intent| now.saturating_sub(intent.since)),
+        took_ms: intent.map(|intent| now.since(intent.since).as_millis() as u64),
         reason: after.and_then(|a| a.reason.clone()),
     })
 }
 
 /// Returns the event of a hypervisor's own pause, or of its end; `None` if nothing changed.
-fn of_pause(before: &Instance, after: &Instance, id: u64, now: Millis) -> Option<Event> {
+fn of_pause(before: &Instance, after: &Instance, id: u64, now: Timestamp) -> Option<Event> {
     let cause = |paused: &Option<Paused>| paused.as_ref().map(|paused| paused.cause);
     if cause(&before.paused) == cause(&after.paused) {
         return None;
@@ -89,7 +89,7 @@ fn of_pause(before: &Instance, after: &Instance, id: u64, now: Millis) -> Option
 }
 
 /// Returns the event of a live machine whose firewall rules were not in force; `lost` says which.
-pub fn of_walls(instance: &Instance, lost: &str, now: Millis) -> Event {
+pub fn of_walls(instance: &Instance, lost: &str, now: Timestamp) -> Event {
     Event {
         // The event gets its number when it is written.
         id: 0,
@@ -105,7 +105,7 @@ pub fn of_walls(instance: &Instance, lost: &str, now: Millis) -> Event {
 
 /// Returns the event of a live machine whose links were not as they should be; `what` says which
 /// and how.
-pub fn of_links(instance: &Instance, what: &str, now: Millis) -> Event {
+pub fn of_links(instance: &Instance, what: &str, now: Timestamp) -> Event {
     let reason = format!("its network was not as it should be ({what}), and is again");
     Event { cause: "network".to_owned(), reason: Some(reason), ..of_walls(instance, "", now) }
 }

@@ -6,18 +6,19 @@
 //! waiting connections as it can serve, so that a burst wakes no more than needed. An instance
 //! without connections for a while is put to sleep, whatever the pool's recycle rule.
 
-use crate::Millis;
 use crate::choose::choose;
 use crate::error::Fault;
 use crate::id::InstanceId;
 use crate::instance::Instance;
 use crate::name::PoolRef;
 use crate::pool::{Pool, Recycle};
+use crate::timestamp::Timestamp;
 use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// The most connections that one instance can serve at once: its guest channel carries 128 streams,
 /// and other sessions need some.
@@ -26,8 +27,8 @@ pub const MAX_CONNECTIONS: u32 = 100;
 pub const MAX_WAITING: u32 = 256;
 /// The longest times that can be chosen, in seconds.
 const MAX_SECONDS: u64 = 24 * 3600;
-/// Pause between a failed wake and the next try, in ms.
-const RETRY_MS: u64 = 1000;
+/// Pause between a failed wake and the next try.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The limits of a front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -84,7 +85,7 @@ pub struct Expose {
     #[serde(default)]
     pub instances: BTreeSet<InstanceId>,
     /// When it was made.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
 }
 
 impl Expose {
@@ -130,7 +131,7 @@ impl Expose {
 struct Server {
     connections: u32,
     /// Since when nobody is connected.
-    idle_since: Millis,
+    idle_since: Timestamp,
 }
 
 /// What is going on at a front: who serves how many, and who waits.
@@ -141,7 +142,7 @@ pub struct Front {
     ending: BTreeSet<InstanceId>,
     waking: u32,
     waiting: u32,
-    retry_at: Millis,
+    retry_at: Timestamp,
 }
 
 impl Front {
@@ -175,7 +176,7 @@ impl Front {
     /// Returns whether one more instance should be woken now; if so, it counts as being woken until
     /// [`Front::woken`] or [`Front::failed`]. An instance that is just being put to sleep is waited
     /// for, since it is the one to wake.
-    pub fn wake(&mut self, limits: &Limits, now: Millis) -> bool {
+    pub fn wake(&mut self, limits: &Limits, now: Timestamp) -> bool {
         let expected = u64::from(self.waking) * u64::from(limits.max_connections);
         let room: u64 = self
             .servers
@@ -191,32 +192,32 @@ impl Front {
     }
 
     /// Lets an instance serve that was woken.
-    pub fn woken(&mut self, id: InstanceId, now: Millis) {
+    pub fn woken(&mut self, id: InstanceId, now: Timestamp) {
         self.waking = self.waking.saturating_sub(1);
-        self.retry_at = 0;
+        self.retry_at = Timestamp::EPOCH;
         self.adopt(id, now);
     }
 
     /// Lets an instance serve that an earlier front has woken.
-    pub fn adopt(&mut self, id: InstanceId, now: Millis) {
+    pub fn adopt(&mut self, id: InstanceId, now: Timestamp) {
         self.servers.entry(id).or_insert(Server { connections: 0, idle_since: now });
     }
 
     /// Records that no instance could be woken. Returns whether waiting connections may go on
     /// waiting, because another instance serves or is being woken.
-    pub fn failed(&mut self, now: Millis) -> bool {
+    pub fn failed(&mut self, now: Timestamp) -> bool {
         self.waking = self.waking.saturating_sub(1);
-        self.retry_at = now + RETRY_MS;
+        self.retry_at = now + RETRY;
         self.waking > 0 || !self.servers.is_empty()
     }
 
-    /// Returns when the next wake may be tried after a failed one; 0 means at once.
-    pub fn retry_at(&self) -> Millis {
+    /// Returns when the next wake may be tried after a failed one; the Unix epoch means at once.
+    pub fn retry_at(&self) -> Timestamp {
         self.retry_at
     }
 
     /// Ends a connection to that instance.
-    pub fn close(&mut self, id: InstanceId, now: Millis) {
+    pub fn close(&mut self, id: InstanceId, now: Timestamp) {
         if let Some(server) = self.servers.get_mut(&id) {
             server.connections = server.connections.saturating_sub(1);
             server.idle_since = now;
@@ -232,10 +233,9 @@ impl Front {
 
     /// Returns the instances without connections for long enough. They get no more connections, and
     /// count as ending until [`Front::ended`].
-    pub fn end(&mut self, limits: &Limits, now: Millis) -> Vec<InstanceId> {
+    pub fn end(&mut self, limits: &Limits, now: Timestamp) -> Vec<InstanceId> {
         let idle = |server: &Server| {
-            server.connections == 0
-                && now >= server.idle_since.saturating_add(limits.idle_s.saturating_mul(1000))
+            server.connections == 0 && now >= server.idle_since + Duration::from_secs(limits.idle_s)
         };
         let over: Vec<InstanceId> =
             self.servers.iter().filter(|(_, s)| idle(s)).map(|(id, _)| *id).collect();

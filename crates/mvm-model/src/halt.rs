@@ -1,7 +1,7 @@
 //! Machines that their hypervisor has stopped by itself, and what is done about them.
 
-use crate::Millis;
 use crate::mib::Mib;
+use crate::timestamp::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub struct Paused {
     /// The cause in words: `no space on the host for disk scratch`.
     pub reason: String,
     /// Since when the machine is paused; ms since the Unix epoch.
-    pub since: Millis,
+    pub since: Timestamp,
 }
 
 /// What is known of a paused machine when it is decided what to do.

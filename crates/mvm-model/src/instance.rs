@@ -1,6 +1,5 @@
 //! The record of an instance: one microVM.
 
-use crate::Millis;
 use crate::accelerator::Processor;
 use crate::cache::{self, CacheDisk};
 use crate::digest::Digest;
@@ -11,6 +10,7 @@ use crate::mib::Mib;
 use crate::name::{InstanceRef, PoolRef};
 use crate::resources::Resources;
 use crate::state::{Intent, State};
+use crate::timestamp::Timestamp;
 use crate::way_up::WayUp;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -63,9 +63,9 @@ pub struct Instance {
     /// The MAC address of its network interface.
     pub mac: String,
     /// When the instance was made.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
     /// When it reached its state.
-    pub state_since: Millis,
+    pub state_since: Timestamp,
     /// The lease on it; absent if nobody uses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
@@ -102,7 +102,7 @@ impl Instance {
     }
 
     /// Records that the instance has reached `state`, and clears what was only needed on the way.
-    pub fn reach(&mut self, state: State, now: Millis) {
+    pub fn reach(&mut self, state: State, now: Timestamp) {
         self.state = state;
         self.state_since = now;
         self.intent = None;

@@ -1,10 +1,10 @@
 //! Jobs: a command in an instance of its own, queued, run at most once unless it may be retried.
 
-use crate::Millis;
 use crate::error::Fault;
 use crate::id::JobId;
 use crate::name::{InstanceRef, Name, PoolRef};
 use crate::state::State;
+use crate::timestamp::Timestamp;
 use crate::variable::{HINT, is_variable};
 use crate::way_up::WayUp;
 use mvm_code::Code;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// The longest time that a command may be given, in seconds: a week.
 pub const MAX_TIMEOUT_S: u64 = 7 * 24 * 3600;
@@ -20,10 +21,10 @@ pub const MAX_TIMEOUT_S: u64 = 7 * 24 * 3600;
 pub const START_TRIES: u32 = 3;
 /// How many ended jobs of a pool are kept, with their logs and artifacts, at most.
 pub const KEPT: usize = 500;
-/// How long an ended job is kept, in ms: a week.
-pub const KEPT_MS: Millis = 7 * 24 * 3_600_000;
-/// How long a job may wait for its inputs, in ms: a day.
-pub const PREPARING_MS: Millis = 24 * 3_600_000;
+/// How long an ended job is kept: a week.
+pub const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a job may wait for its inputs: a day.
+pub const PREPARING: Duration = Duration::from_secs(24 * 3600);
 /// The largest size of a command and its environment together, in bytes.
 const MAX_COMMAND: usize = 512 * 1024;
 /// The largest number of artifacts of one job.
@@ -242,13 +243,13 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_up: Option<WayUp>,
     /// When the instance was taken; ms since the Unix epoch.
-    pub since: Millis,
+    pub since: Timestamp,
     /// When the command began; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub began_at: Option<Millis>,
+    pub began_at: Option<Timestamp>,
     /// When the run ended; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Millis>,
+    pub ended_at: Option<Timestamp>,
     /// The run's outcome; absent until it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
@@ -327,13 +328,13 @@ pub struct Job {
     #[serde(default)]
     pub number: u64,
     /// When it was recorded.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
     /// When it was queued first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queued_at: Option<Millis>,
+    pub queued_at: Option<Timestamp>,
     /// When it was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Millis>,
+    pub ended_at: Option<Timestamp>,
     /// Runs so far, the present one included.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
@@ -356,7 +357,7 @@ pub struct Job {
 
 impl Job {
     /// Returns a job that waits for its inputs.
-    pub fn new(id: JobId, pool: PoolRef, spec: JobSpec, holder: String, now: Millis) -> Job {
+    pub fn new(id: JobId, pool: PoolRef, spec: JobSpec, holder: String, now: Timestamp) -> Job {
         Job {
             id,
             pool,
@@ -410,7 +411,7 @@ impl Job {
 
     /// Queues the job behind all that were queued before; `number` is its place in the order of
     /// submission.
-    pub fn queue(&mut self, number: u64, now: Millis) -> Result<(), Fault> {
+    pub fn queue(&mut self, number: u64, now: Timestamp) -> Result<(), Fault> {
         self.go_from(Preparing, Queued)?;
         self.number = number;
         self.queued_at = Some(now);
@@ -418,7 +419,12 @@ impl Job {
     }
 
     /// Gives the job an instance that was in state `from`, and begins an attempt.
-    pub fn assign(&mut self, instance: InstanceRef, from: State, now: Millis) -> Result<(), Fault> {
+    pub fn assign(
+        &mut self,
+        instance: InstanceRef,
+        from: State,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
         self.go(Starting)?;
         self.attempts.push(Attempt {
             instance,
@@ -439,7 +445,7 @@ impl Job {
 
     /// Notes that the command is about to begin: from now on it may have run. `kept` is present
     /// where the guest keeps the command for the next agent.
-    pub fn begin(&mut self, kept: Option<ResumePoint>, now: Millis) -> Result<(), Fault> {
+    pub fn begin(&mut self, kept: Option<ResumePoint>, now: Timestamp) -> Result<(), Fault> {
         self.go(Running)?;
         self.kept = kept;
         if let Some(attempt) = self.attempts.last_mut() {
@@ -457,7 +463,7 @@ impl Job {
 
     /// Notes that the instance could not be brought up. The job gets another one, [`START_TRIES`]
     /// in all, and then fails.
-    pub fn start_failed(&mut self, reason: String, now: Millis) -> Result<(), Fault> {
+    pub fn start_failed(&mut self, reason: String, now: Timestamp) -> Result<(), Fault> {
         if self.state != Starting {
             return Err(self.cannot_become(Queued));
         }
@@ -470,7 +476,7 @@ impl Job {
 
     /// Notes how the attempt came out. A job that may be retried goes back to its place in the
     /// queue; any other one has ended.
-    pub fn end(&mut self, outcome: Outcome, now: Millis) -> Result<(), Fault> {
+    pub fn end(&mut self, outcome: Outcome, now: Timestamp) -> Result<(), Fault> {
         let may_again = match self.state {
             Running => matches!(outcome.state, Failed | TimedOut | Lost),
             Starting => outcome.state == TimedOut,
@@ -501,7 +507,7 @@ impl Job {
     /// Decides what an agent that starts makes of the job, and returns whether this changed it. A
     /// command that its guest keeps goes on where its `machine` still runs. Any other that may have
     /// run is run again only if the job may be retried.
-    pub fn recover(&mut self, machine: Found, now: Millis) -> Result<bool, Fault> {
+    pub fn recover(&mut self, machine: Found, now: Timestamp) -> Result<bool, Fault> {
         match (self.state, machine) {
             (Preparing | Queued | Starting, _) if self.cancel_requested => {
                 self.end(Outcome::because(Canceled, "canceled"), now)?;
@@ -567,17 +573,17 @@ pub fn admit<'a>(
 }
 
 /// Returns those of one pool's jobs that are removed, with their logs and artifacts: ended ones
-/// that are older than [`KEPT_MS`] or beyond the newest [`KEPT`].
-pub fn forgotten<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Millis) -> Vec<JobId> {
+/// that are older than [`KEPT_FOR`] or beyond the newest [`KEPT`].
+pub fn forgotten<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Timestamp) -> Vec<JobId> {
     let mut ended: Vec<&Job> = jobs.into_iter().filter(|job| job.state.has_ended()).collect();
     ended.sort_by_key(|job| (std::cmp::Reverse(job.ended_at), job.id));
-    let too_old = |job: &Job| job.ended_at.is_some_and(|at| now >= at + KEPT_MS);
+    let too_old = |job: &Job| job.ended_at.is_some_and(|at| now >= at + KEPT_FOR);
     let over = ended.iter().enumerate();
     over.filter(|(index, job)| *index >= KEPT || too_old(job)).map(|(_, job)| job.id).collect()
 }
 
-/// Returns the jobs whose inputs did not come within [`PREPARING_MS`].
-pub fn abandoned<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Millis) -> Vec<JobId> {
-    let stuck = |job: &&Job| job.state == Preparing && now >= job.created_at + PREPARING_MS;
+/// Returns the jobs whose inputs did not come within [`PREPARING`].
+pub fn abandoned<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Timestamp) -> Vec<JobId> {
+    let stuck = |job: &&Job| job.state == Preparing && now >= job.created_at + PREPARING;
     jobs.into_iter().filter(stuck).map(|job| job.id).collect()
 }

@@ -1,6 +1,5 @@
 //! Which job gets an instance next.
 
-use crate::Millis;
 use crate::admission::Usage;
 use crate::id::InstanceId;
 use crate::instance::Instance;
@@ -9,10 +8,11 @@ use crate::name::Name;
 use crate::state::State;
 use mvm_code::Code;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-/// How much longer than another job, in ms, one must have waited to come level with it if its
+/// How much longer than another job one must have waited to come level with it if its
 /// priority is lower by 1.
-pub const PRIORITY_STEP_MS: Millis = 60_000;
+pub const PRIORITY_STEP: Duration = Duration::from_secs(60);
 
 /// Returns the key by which a queue is ordered, smallest first.
 ///
@@ -20,8 +20,8 @@ pub const PRIORITY_STEP_MS: Millis = 60_000;
 /// keep coming with higher priorities. All jobs age alike, so the order of two does not depend on when one looks.
 /// Of two equal jobs the older one is first.
 pub fn order(job: &Job) -> impl Ord + use<> {
-    let queued_at = i128::from(job.queued_at.unwrap_or(job.created_at));
-    let ahead = i128::from(job.spec.priority) * i128::from(PRIORITY_STEP_MS);
+    let queued_at = i128::from(job.queued_at.unwrap_or(job.created_at).as_millis());
+    let ahead = i128::from(job.spec.priority) * PRIORITY_STEP.as_millis() as i128;
     (queued_at - ahead, job.number)
 }
 

@@ -1,21 +1,22 @@
 //! Leases: the right to use one instance for a while.
 //!
 //! A person's lease has a deadline. A job's lives as long as its holder: what uses the machine (a
-//! job, an open session, the connection of a claim) shows itself every [`RENEW_MS`], and a lease
-//! whose holder has not been seen for [`HOLD_MS`] is over.
+//! job, an open session, the connection of a claim) shows itself every [`RENEW`], and a lease
+//! whose holder has not been seen for [`HOLD`] is over.
 
-use crate::Millis;
 use crate::id::LeaseId;
+use crate::timestamp::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
-/// How long a lease outlives the last sign of its holder, in ms. A change of leaders, or the
+/// How long a lease outlives the last sign of its holder. A change of leaders, or the
 /// replacement of an agent, takes less.
-pub const HOLD_MS: Millis = 30_000;
-/// How often a holder on another machine shows itself, in ms.
-pub const RENEW_MS: Millis = 10_000;
+pub const HOLD: Duration = Duration::from_secs(30);
+/// How often a holder on another machine shows itself.
+pub const RENEW: Duration = Duration::from_secs(10);
 
 /// The purpose of a lease. It decides what happens when the lease ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,14 +54,14 @@ pub struct Lease {
     /// The lease's purpose.
     pub purpose: Purpose,
     /// When the lease was taken; ms since the Unix epoch.
-    pub since: Millis,
+    pub since: Timestamp,
     /// When the lease ends, unless it is extended or, for a job's, renewed by its holder; ms since
     /// the Unix epoch.
-    pub expires_at: Millis,
+    pub expires_at: Timestamp,
     /// When a job's lease ends at the latest, whoever holds it; absent where it ends only with its
     /// holder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub longest_until: Option<Millis>,
+    pub longest_until: Option<Timestamp>,
 }
 
 /// The length of a lease that was taken without naming one, in seconds: one hour.
@@ -76,16 +77,16 @@ impl Purpose {
 
 impl Lease {
     /// Returns when the lease ends, if its holder was last seen at `seen` and shows itself no more.
-    pub fn ends_at(&self, seen: Millis) -> Millis {
+    pub fn ends_at(&self, seen: Timestamp) -> Timestamp {
         if !self.purpose.lives_with_holder() {
             return self.expires_at;
         }
-        let held_until = seen.max(self.since).saturating_add(HOLD_MS);
-        held_until.min(self.longest_until.unwrap_or(Millis::MAX))
+        let held_until = seen.max(self.since) + HOLD;
+        held_until.min(self.longest_until.unwrap_or(Timestamp::MAX))
     }
 
     /// Returns whether the lease's deadline has passed at `now`.
-    pub fn expired(&self, now: Millis) -> bool {
+    pub fn expired(&self, now: Timestamp) -> bool {
         now >= self.expires_at
     }
 }
@@ -95,7 +96,7 @@ impl Lease {
 /// lease.
 #[derive(Clone, Debug)]
 pub struct Holders {
-    started: Millis,
+    started: Timestamp,
     signs: HashMap<LeaseId, Sign>,
 }
 
@@ -103,12 +104,12 @@ pub struct Holders {
 struct Sign {
     /// How many hold the lease here and now.
     open: usize,
-    seen: Millis,
+    seen: Timestamp,
 }
 
 impl Holders {
     /// Returns what a server knows that has started at `now`: no holders.
-    pub fn begin(now: Millis) -> Holders {
+    pub fn begin(now: Timestamp) -> Holders {
         Holders { started: now, signs: HashMap::new() }
     }
 
@@ -118,14 +119,14 @@ impl Holders {
     }
 
     /// Notes that one of the lease's holders has let it go.
-    pub fn let_go(&mut self, lease: LeaseId, now: Millis) {
+    pub fn let_go(&mut self, lease: LeaseId, now: Timestamp) {
         if let Some(sign) = self.signs.get_mut(&lease) {
             *sign = Sign { open: sign.open.saturating_sub(1), seen: now };
         }
     }
 
     /// Notes that the holder of the lease has shown itself.
-    pub fn renew(&mut self, lease: LeaseId, now: Millis) {
+    pub fn renew(&mut self, lease: LeaseId, now: Timestamp) {
         let sign = self.signs.entry(lease).or_default();
         sign.seen = sign.seen.max(now);
     }
@@ -136,7 +137,7 @@ impl Holders {
     }
 
     /// Returns when a holder of the lease was seen last; `now` while one holds it here.
-    pub fn seen(&self, lease: LeaseId, now: Millis) -> Millis {
+    pub fn seen(&self, lease: LeaseId, now: Timestamp) -> Timestamp {
         match self.signs.get(&lease) {
             Some(sign) if sign.open > 0 => now,
             Some(sign) => sign.seen.max(self.started),

@@ -4,7 +4,7 @@
 //! the desired-state document with its validation and JSON Schema, and the pure functions
 //! `plan(desired, observed, now) -> Vec<Action>`, admission and choice of an instance.
 //!
-//! Never here: I/O, async, clocks, randomness. Time comes in as an argument ([`Millis`]), so that
+//! Never here: I/O, async, clocks, randomness. Time comes in as an argument ([`Timestamp`]), so that
 //! property tests can drive every decision through any history.
 
 pub mod accelerator;
@@ -54,6 +54,7 @@ pub mod template;
 pub mod tenant;
 mod text;
 pub mod timeline;
+pub mod timestamp;
 pub mod variable;
 pub mod way_up;
 
@@ -78,7 +79,5 @@ pub use pool::{Counts, Pool, Recycle};
 pub use resources::Resources;
 pub use state::{Intent, State, Temperature};
 pub use tenant::Tenant;
+pub use timestamp::Timestamp;
 pub use way_up::WayUp;
-
-/// A point in time: milliseconds since the Unix epoch.
-pub type Millis = u64;

@@ -1,12 +1,13 @@
 //! The reconciler's decision: what to do next so that a pool holds what it should.
 
-use crate::Millis;
 use crate::action::Action;
 use crate::digest::Digest;
 use crate::id::InstanceId;
 use crate::instance::Instance;
 use crate::pool::{Counts, Pool, Recycle};
 use crate::state::State;
+use crate::timestamp::Timestamp;
+use std::time::Duration;
 
 /// How often in a row bringing up instances of the pool has failed, for the back-off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,17 +15,17 @@ pub struct Failures {
     /// Failures since the last success.
     pub count: u32,
     /// When the last one happened.
-    pub last: Millis,
+    pub last: Timestamp,
 }
 
 impl Failures {
-    /// Returns when the next attempt may be made; 0 is at once. After the last failure it is 1 s, 2
+    /// Returns when the next attempt may be made; the Unix epoch is at once. After the last failure it is 1 s, 2
     /// s, 4 s … up to 5 minutes.
-    pub fn retry_at(&self) -> Millis {
+    pub fn retry_at(&self) -> Timestamp {
         if self.count == 0 {
-            return 0;
+            return Timestamp::EPOCH;
         }
-        self.last + (1000u64 << (self.count - 1).min(9)).min(300_000)
+        self.last + Duration::from_secs((1 << (self.count - 1).min(9)).min(300))
     }
 }
 
@@ -38,7 +39,7 @@ pub fn plan(
     instances: &[&Instance],
     failures: Failures,
     slots: usize,
-    now: Millis,
+    now: Timestamp,
 ) -> Vec<Action> {
     let (Some(desired), Some(revision)) = (pool.desired, pool.current_revision()) else {
         return Vec::new();

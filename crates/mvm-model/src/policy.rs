@@ -4,15 +4,16 @@
 //! for, that is, instances of pools that were never scaled. In pools that were scaled it replaces
 //! instances that have grown old; and under memory pressure it puts warm ones of any pool to sleep.
 
-use crate::Millis;
 use crate::action::Action;
 use crate::id::InstanceId;
 use crate::instance::Instance;
 use crate::pool::Pool;
 use crate::runtime_policy::RuntimePolicy;
 use crate::state::State;
+use crate::timestamp::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// What the policy does next with an instance, and when, if nothing happens to the instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,22 +21,22 @@ pub struct Next {
     /// The instance's next state.
     pub to: State,
     /// When the policy acts; ms since the Unix epoch.
-    pub at: Millis,
+    pub at: Timestamp,
     /// Why the policy acts, for a person.
     pub why: String,
 }
 
 /// Guest CPU below this share of one host CPU is idle, in percent: a guest that does nothing takes
 /// one to three under emulation.
-const IDLE_CPU_PERCENT: u64 = 8;
+const IDLE_CPU_PERCENT: u128 = 8;
 /// Traffic below this rate is idle: what neighbours ask each other, in bytes a second.
-const IDLE_NET_RATE: u64 = 1024;
+const IDLE_NET_RATE: u128 = 1024;
 
 /// What was measured of an instance at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// When.
-    pub at: Millis,
+    pub at: Timestamp,
     /// CPU time of its hypervisor's process, in ms.
     pub cpu_ms: u64,
     /// Bytes through its tap, both ways.
@@ -48,7 +49,7 @@ pub struct Sample {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle {
     /// Since when it has been idle: the time of its last busy sample, or of its first.
-    pub since: Millis,
+    pub since: Timestamp,
     /// The last sample.
     pub last: Sample,
 }
@@ -62,10 +63,10 @@ impl Idle {
     /// Returns the idleness after one more sample. Above either limit, or with an open session, the
     /// instance is busy, and idle anew from this sample on.
     pub fn after(self, sample: Sample) -> Idle {
-        let elapsed = sample.at.saturating_sub(self.last.at).max(1);
-        let cpu = sample.cpu_ms.saturating_sub(self.last.cpu_ms) * 100 / elapsed;
+        let elapsed = sample.at.since(self.last.at).as_millis().max(1);
+        let cpu = u128::from(sample.cpu_ms.saturating_sub(self.last.cpu_ms)) * 100 / elapsed;
         let rate =
-            sample.net_bytes.saturating_sub(self.last.net_bytes).saturating_mul(1000) / elapsed;
+            u128::from(sample.net_bytes.saturating_sub(self.last.net_bytes)) * 1000 / elapsed;
         let busy = sample.sessions > 0 || cpu >= IDLE_CPU_PERCENT || rate >= IDLE_NET_RATE;
         Idle { since: if busy { sample.at } else { self.since }, last: sample }
     }
@@ -74,7 +75,7 @@ impl Idle {
 /// Returns what the policy of `pool` will do next with one instance, which has been idle since
 /// `idle_since` if it is running. Leased instances, and those with something under way, are left
 /// alone.
-pub fn next(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Option<Next> {
+pub fn next(pool: &Pool, instance: &Instance, idle_since: Option<Timestamp>) -> Option<Next> {
     if instance.lease.is_some() || instance.is_busy() {
         return None;
     }
@@ -84,7 +85,7 @@ pub fn next(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Opt
     }
 }
 
-fn cooler(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Option<Next> {
+fn cooler(pool: &Pool, instance: &Instance, idle_since: Option<Timestamp>) -> Option<Next> {
     let policy = &pool.runtime_policy;
     let (to, since, after, least) = match instance.state {
         State::Running => (State::Warm, idle_since?, policy.warm_after_s, policy.min_running_s),
@@ -118,8 +119,8 @@ fn too_old(pool: &Pool, instance: &Instance) -> Option<Next> {
 pub fn act<'a>(
     pool: &Pool,
     instances: impl IntoIterator<Item = &'a Instance>,
-    idle_since: impl Fn(InstanceId) -> Option<Millis>,
-    now: Millis,
+    idle_since: impl Fn(InstanceId) -> Option<Timestamp>,
+    now: Timestamp,
 ) -> Vec<Action> {
     let (mut actions, mut old, mut busy) = (Vec::new(), Vec::new(), false);
     for instance in instances {
@@ -171,7 +172,7 @@ impl Pressure {
 pub const LINGERING_MOST: usize = 32;
 
 /// Returns until when the process of a sleeping instance is kept, by the policy of its pool.
-pub fn lingers_until(policy: &RuntimePolicy, instance: &Instance) -> Millis {
+pub fn lingers_until(policy: &RuntimePolicy, instance: &Instance) -> Timestamp {
     later(instance.state_since, policy.linger_s)
 }
 
@@ -179,11 +180,11 @@ pub fn lingers_until(policy: &RuntimePolicy, instance: &Instance) -> Millis {
 /// which it may linger. Chosen are those whose time is over, all where memory is short, and the
 /// longest asleep where there are more than [`LINGERING_MOST`].
 pub fn overstayed<'a>(
-    lingering: impl IntoIterator<Item = (&'a Instance, Millis)>,
+    lingering: impl IntoIterator<Item = (&'a Instance, Timestamp)>,
     pressed: bool,
-    now: Millis,
+    now: Timestamp,
 ) -> Vec<InstanceId> {
-    let over = |until: Millis| pressed || until <= now;
+    let over = |until: Timestamp| pressed || until <= now;
     let (mut gone, mut kept) = (Vec::new(), Vec::new());
     for (instance, until) in lingering.into_iter().filter(|(instance, _)| !instance.is_busy()) {
         match over(until) {
@@ -208,6 +209,6 @@ pub fn relieve<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> Option<
 }
 
 /// Returns the time that is `seconds` after `from`; a policy may name any number of seconds.
-fn later(from: Millis, seconds: u64) -> Millis {
-    from.saturating_add(seconds.saturating_mul(1000))
+fn later(from: Timestamp, seconds: u64) -> Timestamp {
+    from + Duration::from_secs(seconds)
 }

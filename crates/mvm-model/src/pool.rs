@@ -1,6 +1,5 @@
 //! A pool: instances of one image and one shape inside a tenant.
 
-use crate::Millis;
 use crate::cache::{self, CacheDisk};
 use crate::digest::Digest;
 use crate::egress::Egress;
@@ -11,6 +10,7 @@ use crate::name::PoolRef;
 use crate::resources::Resources;
 use crate::runtime_policy::RuntimePolicy;
 use crate::state::Temperature;
+use crate::timestamp::Timestamp;
 use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ pub struct RevisionEntry {
     /// The image's digest.
     pub digest: Digest,
     /// When the image was built; ms since the Unix epoch.
-    pub built_at: Millis,
+    pub built_at: Timestamp,
 }
 
 /// The durable record of a pool.
@@ -134,7 +134,7 @@ pub struct Pool {
     #[serde(default)]
     pub current: Option<u32>,
     /// When the pool was made.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
 }
 
 impl Pool {
@@ -156,7 +156,7 @@ impl Pool {
 
     /// Records a build of `digest`, makes it current and returns it. A digest that is known already
     /// keeps its number.
-    pub fn record_build(&mut self, digest: Digest, now: Millis) -> RevisionEntry {
+    pub fn record_build(&mut self, digest: Digest, now: Timestamp) -> RevisionEntry {
         let known = self.revisions.iter().find(|revision| revision.digest == digest).cloned();
         let entry = known.unwrap_or_else(|| {
             let number =

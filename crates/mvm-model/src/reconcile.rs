@@ -1,6 +1,5 @@
 //! One look of the reconciler at a pool: what it does next there.
 
-use crate::Millis;
 use crate::action::Action;
 use crate::id::InstanceId;
 use crate::instance::Instance;
@@ -8,6 +7,7 @@ use crate::plan::{Failures, plan};
 use crate::policy;
 use crate::pool::Pool;
 use crate::state::State;
+use crate::timestamp::Timestamp;
 
 /// Returns what the reconciler does next in `pool`, whose instances these are.
 ///
@@ -18,8 +18,8 @@ pub fn next(
     instances: &[&Instance],
     failures: Failures,
     slots: usize,
-    idle_since: impl Fn(InstanceId) -> Option<Millis>,
-    now: Millis,
+    idle_since: impl Fn(InstanceId) -> Option<Timestamp>,
+    now: Timestamp,
 ) -> Vec<Action> {
     let actions = plan(pool, instances, failures, slots, now);
     if actions.is_empty() {

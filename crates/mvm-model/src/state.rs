@@ -1,7 +1,7 @@
 //! The states of an instance and the one table of transitions between them.
 
-use crate::Millis;
 use crate::error::Fault;
+use crate::timestamp::Timestamp;
 use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -149,5 +149,5 @@ pub struct Intent {
     /// The state it is to reach.
     pub to: State,
     /// When the transition began.
-    pub since: Millis,
+    pub since: Timestamp,
 }

@@ -1,6 +1,6 @@
 //! When a template is given up: it cannot be loaded, or its clones come up dead.
 
-use crate::Millis;
+use crate::timestamp::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,14 +24,14 @@ pub enum CloneEnd {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TemplateHealth {
     /// When it was made: of two templates with one name each is judged by its own clones.
-    made_at: Millis,
+    made_at: Timestamp,
     silent: u32,
 }
 
 impl TemplateHealth {
     /// Takes a clone of the template that was made at `made_at` into account. Returns the health
     /// after it, and whether the template is to be given up.
-    pub fn after(self, made_at: Millis, end: CloneEnd) -> (TemplateHealth, bool) {
+    pub fn after(self, made_at: Timestamp, end: CloneEnd) -> (TemplateHealth, bool) {
         let before = if made_at == self.made_at { self.silent } else { 0 };
         let silent = match end {
             CloneEnd::Answered => 0,
@@ -47,9 +47,9 @@ impl TemplateHealth {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Renewal {
     /// When the template was discarded; ms since the Unix epoch.
-    pub at: Millis,
+    pub at: Timestamp,
     /// When the discarded template had been made; ms since the Unix epoch.
-    pub made_at: Millis,
+    pub made_at: Timestamp,
     /// Why the template was discarded, for a person.
     pub reason: String,
     /// Whether the new template exists. Until then, instances are booted.

@@ -1,9 +1,9 @@
 //! A tenant: the boundary of security, network, quota and audit.
 
-use crate::Millis;
 use crate::admission::Quotas;
 use crate::name::Name;
 use crate::network::TenantNetwork;
+use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The durable record of a tenant.
@@ -16,5 +16,5 @@ pub struct Tenant {
     /// The most that its pools may use together.
     pub quotas: Quotas,
     /// When the tenant was created.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
 }

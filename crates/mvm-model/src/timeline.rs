@@ -5,8 +5,9 @@
 //! like the wall clock's: within one boot the timeline follows the time since boot alone, and the
 //! wall clock is asked only how long a reboot has taken.
 
-use crate::Millis;
+use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// One moment, as the clocks of a host show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,9 +15,9 @@ pub struct Moment {
     /// Which boot of the host it belongs to; empty where the host does not tell.
     pub boot_id: String,
     /// Milliseconds since that boot, suspended ones included.
-    pub since_boot: Millis,
-    /// Milliseconds since the Unix epoch, by the wall clock.
-    pub wall: Millis,
+    pub since_boot: u64,
+    /// The time by the wall clock.
+    pub wall: Timestamp,
 }
 
 /// A moment, and its time on the timeline.
@@ -26,7 +27,7 @@ pub struct Anchor {
     #[serde(flatten)]
     pub moment: Moment,
     /// The moment's time on the timeline.
-    pub time: Millis,
+    pub time: Timestamp,
 }
 
 impl Anchor {
@@ -38,15 +39,15 @@ impl Anchor {
 
     /// Returns the time of a moment that is not before the anchor; it is never before the anchor's
     /// time.
-    pub fn time_of(&self, moment: &Moment) -> Millis {
+    pub fn time_of(&self, moment: &Moment) -> Timestamp {
         let Moment { boot_id, since_boot, wall } = &self.moment;
         let same_boot = !boot_id.is_empty() && *boot_id == moment.boot_id;
         let elapsed = match moment.since_boot.checked_sub(*since_boot).filter(|_| same_boot) {
-            Some(elapsed) => elapsed,
+            Some(elapsed) => Duration::from_millis(elapsed),
             // The host was booted again: nothing but the wall clock knows how long that took.
-            None => moment.wall.saturating_sub(*wall),
+            None => moment.wall.since(*wall),
         };
-        self.time.saturating_add(elapsed)
+        self.time + elapsed
     }
 
     /// Returns the same timeline, anchored at a later moment.

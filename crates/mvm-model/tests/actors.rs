@@ -5,14 +5,21 @@ mod support;
 use mvm_model::Code;
 use mvm_model::actor::may_take;
 use mvm_model::lease::{Lease, Purpose};
-use mvm_model::{Actor, LeaseId, State};
+use mvm_model::{Actor, LeaseId, State, Timestamp};
 use support::instance;
 
 const PURPOSES: [Purpose; 4] = [Purpose::Run, Purpose::Template, Purpose::Manual, Purpose::Expose];
 
 fn lease(holder: &str, purpose: Purpose) -> Lease {
     let (id, holder) = (LeaseId::from_number(1), holder.to_owned());
-    Lease { id, holder, purpose, since: 0, expires_at: 1, longest_until: None }
+    Lease {
+        id,
+        holder,
+        purpose,
+        since: Timestamp::EPOCH,
+        expires_at: Timestamp::from_millis(1),
+        longest_until: None,
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ mod support;
 use mvm_model::Code;
 use mvm_model::admission::{admit_counts, admit_instance, admit_machine, admit_pool, admit_state};
 use mvm_model::state::Intent;
-use mvm_model::{Counts, Fault, Instance, Mib, Name, Pool, Quotas, Resources, State, Usage};
+use mvm_model::{
+    Counts, Fault, Instance, Mib, Name, Pool, Quotas, Resources, State, Timestamp, Usage,
+};
 use proptest::prelude::*;
 
 fn tenant() -> Name {
@@ -152,7 +154,8 @@ impl SimulatedTenant {
                     return Ok(());
                 }
                 admit_state(&name, &quotas, &usage, instance, *to)?;
-                instance.intent = Some(Intent { from: instance.state, to: *to, since: 0 });
+                instance.intent =
+                    Some(Intent { from: instance.state, to: *to, since: Timestamp::EPOCH });
             }
             Step::Finish(index, how) => {
                 let chosen = index.index(self.instances.len());
@@ -321,7 +324,7 @@ proptest! {
         let chosen = pick.index(model.instances.len());
         let promised = model.usage().after(&model.instances[chosen].1, to);
         let instance = &mut model.instances[chosen].1;
-        instance.intent = Some(Intent { from: instance.state, to, since: 0 });
+        instance.intent = Some(Intent { from: instance.state, to, since: Timestamp::EPOCH });
         prop_assert_eq!(promised, model.usage());
     }
 

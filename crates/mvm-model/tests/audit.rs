@@ -1,9 +1,14 @@
 //! The audit log: every change of it is found.
 
+use mvm_model::Timestamp;
 use mvm_model::audit::{
     Chain, Entry, Expected, Flaw, OK, Pruned, Pruning, Verdict, Verifier, bounded, ending, read,
 };
 use proptest::prelude::*;
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
 
 fn entry(verb: &str) -> Entry {
     Entry { actor: "uid:0".into(), verb: verb.into(), target: "ci".into(), ..Entry::default() }
@@ -14,7 +19,7 @@ fn log_of(verbs: &[String]) -> Vec<String> {
     let mut chain = Chain::new("ci");
     let mut lines = Vec::new();
     for (at, verb) in verbs.iter().enumerate() {
-        let (line, next) = chain.line(entry(verb), at as u64);
+        let (line, next) = chain.line(entry(verb), time(at as u64));
         lines.push(line);
         chain = next;
     }
@@ -86,9 +91,9 @@ fn a_record_holds_what_it_was_given_and_no_more_text_than_it_may() {
         program: Some("make".into()),
         ..entry("session.exec")
     };
-    let (line, _) = Chain::new("ci").line(given.clone(), 5);
+    let (line, _) = Chain::new("ci").line(given.clone(), time(5));
     let read = read(line.trim_end().as_bytes()).expect("a record");
-    assert_eq!((read.record.entry, read.record.number, read.record.at), (given, 1, 5));
+    assert_eq!((read.record.entry, read.record.number, read.record.at), (given, 1, time(5)));
     assert_eq!(bounded(&"é".repeat(1000)).chars().count(), 200);
 }
 
@@ -97,13 +102,13 @@ fn a_record_holds_what_it_was_given_and_no_more_text_than_it_may() {
 fn anchored(count: usize, through: usize) -> Vec<String> {
     let verbs: Vec<String> = (0..count).map(|at| format!("v{at}")).collect();
     let mut lines = log_of(&verbs);
-    let mut pruning = Pruning::new(through as u64);
+    let mut pruning = Pruning::new(time(through as u64));
     for line in &lines {
         pruning.takes(&read(line.trim_end().as_bytes()).expect("record"));
     }
     let ends = ending(lines.concat().as_bytes(), Chain::new("ci"));
     let pruned = pruning.found();
-    lines.push(ends.chain.line(Entry { pruned, ..entry("log.prune") }, 99).0);
+    lines.push(ends.chain.line(Entry { pruned, ..entry("log.prune") }, time(99)).0);
     lines
 }
 
@@ -112,7 +117,7 @@ fn a_log_whose_beginning_was_pruned_is_whole_only_with_the_record_that_tells_of_
     let lines = anchored(5, 3);
     assert!(whole(lines.concat().as_bytes()).expect("not removed yet").pruned.is_none());
     let verdict = whole(lines[3..].concat().as_bytes()).expect("pruned");
-    let pruned = Pruned { count: 3, last: 3, head: head(&lines[2]), at: 2 };
+    let pruned = Pruned { count: 3, last: 3, head: head(&lines[2]), at: time(2) };
     assert_eq!((verdict.first, verdict.last, verdict.pruned), (4, 6, Some(pruned)));
     assert_eq!(verdict.pruned_by.as_deref(), Some("uid:0"));
     // The record of the pruning counts one record more or fewer than there are, is missing, or was
@@ -131,10 +136,11 @@ fn a_log_whose_beginning_was_pruned_is_whole_only_with_the_record_that_tells_of_
     // The records before the first one were replaced: it does not match the pruned part.
     let mut other = Chain::new("ci");
     for _ in 0..3 {
-        other = other.line(entry("other"), 0).1;
+        other = other.line(entry("other"), time(0)).1;
     }
-    let (line, next) = other.line(entry("forged"), 3);
-    let (anchor, _) = next.line(read(lines[5].trim_end().as_bytes()).unwrap().record.entry, 99);
+    let (line, next) = other.line(entry("forged"), time(3));
+    let (anchor, _) =
+        next.line(read(lines[5].trim_end().as_bytes()).unwrap().record.entry, time(99));
     assert!(whole((line + &anchor).as_bytes()).is_err());
     // Digests from elsewhere: of a record in the log, of the last pruned one, of one before that.
     let kept = |digest: String| {
@@ -148,18 +154,21 @@ fn a_log_whose_beginning_was_pruned_is_whole_only_with_the_record_that_tells_of_
 
 #[test]
 fn the_first_record_that_is_young_enough_keeps_all_after_it() {
-    let mut pruning = Pruning::new(10);
+    let mut pruning = Pruning::new(time(10));
     let mut chain = Chain::new("ci");
     let mut takes = Vec::new();
     for at in [3, 9, 10, 4] {
-        let (line, next) = chain.line(entry("a"), at);
+        let (line, next) = chain.line(entry("a"), time(at));
         takes.push(pruning.takes(&read(line.trim_end().as_bytes()).expect("record")));
         chain = next;
     }
     assert_eq!(takes, [true, true, false, false]);
     assert!(pruning.has_ended());
-    assert_eq!(pruning.found().map(|found| (found.count, found.last, found.at)), Some((2, 2, 9)));
-    assert_eq!(Pruning::new(0).found(), None);
+    assert_eq!(
+        pruning.found().map(|found| (found.count, found.last, found.at)),
+        Some((2, 2, time(9)))
+    );
+    assert_eq!(Pruning::new(time(0)).found(), None);
 }
 
 proptest! {
@@ -245,7 +254,7 @@ proptest! {
         prop_assert!(ends.sound, "a crash is no tampering");
         let mut mended = torn[..ends.whole_bytes as usize].to_vec();
         prop_assert_eq!(whole(torn).unwrap().torn_bytes, (torn.len() - mended.len()) as u64);
-        let (line, next) = ends.chain.line(entry("next"), 9);
+        let (line, next) = ends.chain.line(entry("next"), time(9));
         mended.extend_from_slice(line.as_bytes());
         let verdict = whole(&mended).unwrap();
         prop_assert_eq!((verdict.last, verdict.head.as_str()), (next.last(), next.head()));

@@ -3,7 +3,7 @@
 mod support;
 
 use mvm_model::cache::{change, disk_mib, same, validate};
-use mvm_model::{Cache, CacheDisk, Code, Mib};
+use mvm_model::{Cache, CacheDisk, Code, Mib, Timestamp};
 use proptest::prelude::*;
 
 fn cache(name: &str, path: &str, size_mib: u64) -> Cache {
@@ -41,7 +41,11 @@ fn a_cache_has_a_place_that_a_job_can_have() {
 
 #[test]
 fn what_is_kept_keeps_its_content() {
-    let full = CacheDisk { cache: cache("a", "/a", 64), generation: 7, committed_at: Some(9) };
+    let full = CacheDisk {
+        cache: cache("a", "/a", 64),
+        generation: 7,
+        committed_at: Some(Timestamp::from_millis(9)),
+    };
     let moved =
         change(std::slice::from_ref(&full), vec![cache("b", "/b", 32), cache("a", "/c", 64)]);
     let moved = moved.expect("a change");
@@ -55,7 +59,11 @@ fn what_is_kept_keeps_its_content() {
     // A cache that was removed and made again is empty, and no generation number makes another
     // cache's content its own.
     let again = change(&[], vec![cache("a", "/a", 64)]).expect("a change").remove(0);
-    let later = CacheDisk { generation: 7, committed_at: Some(10), ..again.clone() };
+    let later = CacheDisk {
+        generation: 7,
+        committed_at: Some(Timestamp::from_millis(10)),
+        ..again.clone()
+    };
     assert!(!again.has_content_of(&full) && !later.has_content_of(&full));
     assert!(same(&[again], &[full]));
 }

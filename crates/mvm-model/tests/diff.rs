@@ -5,7 +5,7 @@ mod support;
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, Step, diff};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
-    Cache, Code, Counts, Digest, Mib, Name, Pool, PoolRef, Recycle, Resources, Tenant,
+    Cache, Code, Counts, Digest, Mib, Name, Pool, PoolRef, Recycle, Resources, Tenant, Timestamp,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -100,7 +100,8 @@ fn carry_out(held: &mut Held, document: &DesiredState, step: &Step) {
         Step::CreateTenant { tenant } => {
             let wanted = document.tenant(tenant).unwrap();
             let (network, quotas) = (wanted.network.clone(), wanted.quotas);
-            let record = Tenant { name: tenant.clone(), network, quotas, created_at: 0 };
+            let record =
+                Tenant { name: tenant.clone(), network, quotas, created_at: Timestamp::EPOCH };
             assert!(tenants.insert(tenant.clone(), record).is_none());
         }
         Step::UpdateTenant { tenant, quotas } => tenants.get_mut(tenant).unwrap().quotas = *quotas,
@@ -118,7 +119,7 @@ fn carry_out(held: &mut Held, document: &DesiredState, step: &Step) {
             let pinned = document.pool(pool).unwrap().revision.clone();
             let built = || Digest::of("digest");
             let digest = pinned.map_or_else(built, |pinned| pinned.parse().expect("a digest"));
-            pools.get_mut(pool).unwrap().record_build(digest, 0);
+            pools.get_mut(pool).unwrap().record_build(digest, Timestamp::EPOCH);
         }
         Step::Scale { pool, counts } => {
             let record = pools.get_mut(pool).unwrap();

@@ -5,9 +5,14 @@ mod support;
 use mvm_model::expose::{Expose, Front, Limits, MAX_WAITING};
 use mvm_model::lease::Purpose;
 use mvm_model::pool::RevisionEntry;
-use mvm_model::{Digest, Instance, InstanceId, Millis, Pool, Recycle, State};
+use mvm_model::{Digest, Instance, InstanceId, Pool, Recycle, State, Timestamp};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -18,7 +23,7 @@ enum Step {
     WakeFails,
     EndDone,
     Lose(usize),
-    Time(u64),
+    Time(Duration),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -30,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::WakeFails),
         3 => Just(Step::EndDone),
         1 => any::<usize>().prop_map(Step::Lose),
-        4 => (0..40_000u64).prop_map(Step::Time),
+        4 => (0u64..40_000).prop_map(|ms| Step::Time(Duration::from_millis(ms))),
     ]
 }
 
@@ -38,7 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct SimulatedFront {
     front: Front,
     limits: Limits,
-    now: Millis,
+    now: Timestamp,
     next: u32,
     /// The number of connections of each instance.
     up: BTreeMap<InstanceId, u32>,
@@ -46,7 +51,7 @@ struct SimulatedFront {
     waking: u32,
     waiting: u32,
     /// Since when each instance has had no connection.
-    idle: BTreeMap<InstanceId, Millis>,
+    idle: BTreeMap<InstanceId, Timestamp>,
 }
 
 impl SimulatedFront {
@@ -101,7 +106,7 @@ impl SimulatedFront {
                     self.up.remove(&id);
                 }
             }
-            Step::Time(ms) => self.now += ms,
+            Step::Time(by) => self.now += by,
             _ => {}
         }
         self.act();
@@ -120,7 +125,7 @@ impl SimulatedFront {
         }
         for id in self.front.end(&self.limits, self.now) {
             assert_eq!(self.up.remove(&id), Some(0), "nobody is connected");
-            assert!(self.now >= self.idle[&id] + self.limits.idle_s * 1000);
+            assert!(self.now >= self.idle[&id] + Duration::from_secs(self.limits.idle_s));
             self.ending.push(id);
         }
         self.check();
@@ -147,7 +152,7 @@ proptest! {
     ) {
         let limits = Limits { max_connections, max_instances, idle_s: 20, wake_timeout_s: 60 };
         let mut model = SimulatedFront {
-            front: Front::default(), limits, now: 1_000_000, next: 0, up: BTreeMap::new(),
+            front: Front::default(), limits, now: time(1_000_000), next: 0, up: BTreeMap::new(),
             ending: Vec::new(), waking: 0, waiting: 0, idle: BTreeMap::new(),
         };
         for step in steps {
@@ -167,7 +172,7 @@ proptest! {
             if model.waiting == 0 && model.up.is_empty() && model.waking == 0 && model.ending.is_empty() {
                 break;
             }
-            model.step(Step::Time(1000));
+            model.step(Step::Time(Duration::from_secs(1)));
             model.step(Step::EndDone);
             model.step(Step::WakeDone);
             model.step(Step::Close(0));
@@ -183,29 +188,29 @@ fn a_burst_wakes_one() {
     let mut wakes = 0;
     for _ in 0..32 {
         assert!(front.arrive());
-        wakes += u32::from(front.wake(&limits, 0));
+        wakes += u32::from(front.wake(&limits, time(0)));
     }
     assert_eq!(wakes, 1);
-    assert!(front.arrive() && front.wake(&limits, 0), "one more than it can serve");
+    assert!(front.arrive() && front.wake(&limits, time(0)), "one more than it can serve");
 }
 
 #[test]
 fn what_goes_to_sleep_is_waited_for() {
     let (limits, id) = (Limits::default(), InstanceId::from_number(1));
     let mut front = Front::default();
-    front.adopt(id, 0);
-    assert_eq!(front.end(&limits, limits.idle_s * 1000), [id]);
+    front.adopt(id, time(0));
+    assert_eq!(front.end(&limits, time(limits.idle_s * 1000)), [id]);
     assert!(front.arrive() && front.assign(&limits).is_none());
-    assert!(!front.wake(&limits, 100_000), "it is still falling asleep");
+    assert!(!front.wake(&limits, time(100_000)), "it is still falling asleep");
     front.ended(id);
-    assert!(front.wake(&limits, 100_000));
+    assert!(front.wake(&limits, time(100_000)));
 }
 
 fn built(recycle: Recycle) -> Pool {
     let entry = |number: u32| RevisionEntry {
         number,
         digest: Digest::of(format!("r{number}")),
-        built_at: 0,
+        built_at: time(0),
     };
     Pool { recycle, revisions: vec![entry(1)], current: Some(1), ..support::pool() }
 }
@@ -217,7 +222,7 @@ fn expose(instances: &[u32]) -> Expose {
         to: 80,
         limits: Limits::default(),
         instances: instances.iter().map(|n| InstanceId::from_number(*n)).collect(),
-        created_at: 0,
+        created_at: time(0),
     }
 }
 

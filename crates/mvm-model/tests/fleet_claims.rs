@@ -6,10 +6,15 @@ mod support;
 use mvm_model::fleet::{
     Capacity, ClaimDenied, Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Source,
 };
-use mvm_model::{Counts, LeaseId, Mib, Millis, Name, PoolRef, Resources};
+use mvm_model::{Counts, LeaseId, Mib, Name, PoolRef, Resources, Timestamp};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
 
 const LIMITS: Limits = Limits { per_node: 4, per_tenant: 8, total: 20 };
 
@@ -48,7 +53,7 @@ fn the_soonest_then_the_least_loaded_and_a_burst_spreads() {
     claims.set_node(&name("n2"), room(&[("ci/a", stand(2, 0, true, 9))]));
     claims.set_node(&name("n3"), room(&[("ci/a", stand(2, 0, false, 9))]));
     for id in 0..8 {
-        claims.submit(claim(id), &pool, 1000).unwrap();
+        claims.submit(claim(id), &pool, time(1000)).unwrap();
     }
     let made: Vec<(String, Source)> =
         grants(&mut claims).into_iter().map(|g| (g.node.to_string(), g.source)).collect();
@@ -61,7 +66,7 @@ fn the_soonest_then_the_least_loaded_and_a_burst_spreads() {
     // A draining or lost node gets no claims.
     claims.close_node(&name("n1"));
     claims.close_node(&name("n2"));
-    claims.submit(claim(8), &pool, 1000).unwrap();
+    claims.submit(claim(8), &pool, time(1000)).unwrap();
     assert_eq!(claims.next_grant(), None);
 }
 
@@ -70,19 +75,22 @@ fn a_queue_has_bounds_and_deadlines() {
     let mut claims = Claims::new(LIMITS);
     let pool: PoolRef = "ci/a".parse().unwrap();
     for id in 0..8 {
-        claims.submit(claim(id), &pool, 100 + id).unwrap();
+        claims.submit(claim(id), &pool, time(100 + id)).unwrap();
     }
-    assert_eq!(claims.submit(claim(9), &pool, 1000), Err(ClaimDenied::TenantFull));
-    assert_eq!(claims.submit(claim(1), &pool, 1000), Err(ClaimDenied::Known));
+    assert_eq!(claims.submit(claim(9), &pool, time(1000)), Err(ClaimDenied::TenantFull));
+    assert_eq!(claims.submit(claim(1), &pool, time(1000)), Err(ClaimDenied::Known));
     for (tenant, ids) in [("x", 10..18), ("y", 20..24)] {
         let pool = format!("{tenant}/a").parse().unwrap();
         for id in ids {
-            claims.submit(claim(id), &pool, 1000).unwrap();
+            claims.submit(claim(id), &pool, time(1000)).unwrap();
         }
     }
-    assert_eq!(claims.submit(claim(29), &"y/a".parse().unwrap(), 1000), Err(ClaimDenied::Full));
-    assert_eq!(claims.next_deadline(), Some(100));
-    assert_eq!(claims.expire(101), [claim(0), claim(1)]);
+    assert_eq!(
+        claims.submit(claim(29), &"y/a".parse().unwrap(), time(1000)),
+        Err(ClaimDenied::Full)
+    );
+    assert_eq!(claims.next_deadline(), Some(time(100)));
+    assert_eq!(claims.expire(time(101)), [claim(0), claim(1)]);
     assert!(claims.cancel(claim(2)) && !claims.cancel(claim(2)));
     assert_eq!(claims.waiting(), 17);
 }
@@ -94,8 +102,8 @@ fn a_tenants_weight_is_its_part() {
     let pools = [("big/a", stand(100, 0, true, 100)), ("small/a", stand(100, 0, true, 100))];
     claims.set_node(&name("n1"), room(&pools));
     for id in 0..40 {
-        claims.submit(claim(2 * id), &"small/a".parse().unwrap(), 1000).unwrap();
-        claims.submit(claim(2 * id + 1), &"big/a".parse().unwrap(), 1000).unwrap();
+        claims.submit(claim(2 * id), &"small/a".parse().unwrap(), time(1000)).unwrap();
+        claims.submit(claim(2 * id + 1), &"big/a".parse().unwrap(), time(1000)).unwrap();
     }
     let first: Vec<Grant> = std::iter::from_fn(|| claims.next_grant()).take(40).collect();
     let big = first.iter().filter(|grant| grant.pool.tenant == name("big")).count();
@@ -105,14 +113,14 @@ fn a_tenants_weight_is_its_part() {
 /// An event.
 #[derive(Clone, Debug)]
 enum Event {
-    Submit { tenant: u8, pool: u8, patience: Millis },
+    Submit { tenant: u8, pool: u8, patience: Duration },
     Next,
     Answer(Index, u8),
     End(Index),
     Cancel(Index),
     Tell(u8),
     Close(u8),
-    Wait(Millis),
+    Wait(Duration),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -120,14 +128,14 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(
         prop_oneof![
             6 => (0u8..3, 0u8..2, 1u64..5000)
-                .prop_map(|(tenant, pool, patience)| Event::Submit { tenant, pool, patience }),
+                .prop_map(|(tenant, pool, patience)| Event::Submit { tenant, pool, patience: Duration::from_millis(patience) }),
             8 => Just(Event::Next),
             6 => (index(), 0u8..4).prop_map(|(claim, how)| Event::Answer(claim, how)),
             3 => index().prop_map(Event::End),
             1 => index().prop_map(Event::Cancel),
             3 => (0u8..4).prop_map(Event::Tell),
             1 => (0u8..4).prop_map(Event::Close),
-            2 => (0u64..1000).prop_map(Event::Wait),
+            2 => (0u64..1000).prop_map(|ms| Event::Wait(Duration::from_millis(ms))),
         ],
         1..150,
     )
@@ -152,9 +160,9 @@ struct SimulatedFleet {
     flying: BTreeMap<LeaseId, Grant>,
     held: BTreeMap<LeaseId, Grant>,
     /// The waiting claims with their deadlines, in the order of their arrival.
-    waiting: Vec<(LeaseId, PoolRef, Millis)>,
+    waiting: Vec<(LeaseId, PoolRef, Timestamp)>,
     gone: BTreeSet<LeaseId>,
-    now: Millis,
+    now: Timestamp,
     made: u64,
 }
 
@@ -182,7 +190,7 @@ impl SimulatedFleet {
         let (flying, held, waiting, gone) = Default::default();
         let claims = Claims::new(LIMITS);
         let mut model =
-            SimulatedFleet { claims, real, flying, held, waiting, gone, now: 0, made: 0 };
+            SimulatedFleet { claims, real, flying, held, waiting, gone, now: time(0), made: 0 };
         (0..4).for_each(|index| model.tell(index));
         model
     }
@@ -207,7 +215,7 @@ impl SimulatedFleet {
                 self.made += 1;
                 let pool: PoolRef =
                     format!("t{tenant}/{}", ["a", "b"][usize::from(*pool)]).parse().unwrap();
-                let (id, deadline) = (claim(self.made), self.now + patience);
+                let (id, deadline) = (claim(self.made), self.now + *patience);
                 let mine = self.waiting.iter().filter(|(_, p, _)| p.tenant == pool.tenant).count();
                 // A claim that a node has refused waits in its old place, whatever the bounds.
                 match self.claims.submit(id, &pool, deadline) {
@@ -241,8 +249,8 @@ impl SimulatedFleet {
             }
             Event::Tell(index) => self.tell(*index),
             Event::Close(index) => self.claims.close_node(&node(*index)),
-            Event::Wait(ms) => {
-                self.now += ms;
+            Event::Wait(time) => {
+                self.now += *time;
                 let late: BTreeSet<LeaseId> = self.claims.expire(self.now).into_iter().collect();
                 let should = self.waiting.iter().filter(|(_, _, deadline)| *deadline <= self.now);
                 let should: BTreeSet<LeaseId> = should.map(|(id, _, _)| *id).collect();
@@ -308,7 +316,7 @@ impl SimulatedFleet {
             self.claims.settle(id, Outcome::Refused);
             // The claim waits in its old place.
             let at = self.waiting.iter().position(|(other, _, _)| *other > id);
-            let entry = (id, grant.pool.clone(), Millis::MAX);
+            let entry = (id, grant.pool.clone(), Timestamp::MAX);
             self.waiting.insert(at.unwrap_or(self.waiting.len()), entry);
         } else {
             match real {
@@ -339,7 +347,7 @@ proptest! {
         for event in &history {
             // A refused claim keeps its deadline, which this model does not follow.
             if let (Event::Wait(_), true) =
-                (event, model.waiting.iter().any(|(_, _, d)| *d == Millis::MAX))
+                (event, model.waiting.iter().any(|(_, _, d)| *d == Timestamp::MAX))
             {
                 continue;
             }
@@ -374,17 +382,17 @@ proptest! {
         claims.set_node(&name("n1"), room(&pools));
         let pool = |t: usize| format!("t{t}/a").parse::<PoolRef>().unwrap();
         for id in 0..held as u64 {
-            claims.submit(claim(1 + id), &pool(0), 1).unwrap();
+            claims.submit(claim(1 + id), &pool(0), time(1)).unwrap();
         }
         for grant in grants(&mut claims) {
             claims.settle(grant.claim, Outcome::Served);
         }
         for id in 0..burst as u64 {
             for tenant in 0..3 {
-                claims.submit(claim(1000 + 3 * id + tenant as u64), &pool(tenant), 1).unwrap();
+                claims.submit(claim(1000 + 3 * id + tenant as u64), &pool(tenant), time(1)).unwrap();
             }
         }
-        claims.submit(claim(0), &pool(3), 1).unwrap();
+        claims.submit(claim(0), &pool(3), time(1)).unwrap();
         let order = grants(&mut claims);
         let late = order.iter().position(|grant| grant.claim == claim(0)).unwrap();
         prop_assert!(late <= 3, "{}th", late);

@@ -8,11 +8,16 @@ use mvm_model::fleet::{
     Capacity, Duty, FleetNode, FleetPool, FleetState, FleetTenant, NodeStatus, Placement,
     PoolStatus, Preference, Rules, Share, Spread, node_document, place,
 };
-use mvm_model::{Counts, Mib, Millis, Name, PoolRef, Resources};
+use mvm_model::{Counts, Mib, Name, PoolRef, Resources, Timestamp};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
 
 const GRACE_S: u64 = 60;
 
@@ -133,7 +138,7 @@ fn packs_spreads_and_prefers() {
     let mut nodes: BTreeMap<Name, FleetNode> =
         (0..4).map(|i| node(i, Some(if i < 2 { "a" } else { "b" }), 16, 65536)).collect();
     let on = |document: &FleetState, nodes: &BTreeMap<Name, FleetNode>| {
-        let placement = place(document, nodes, &Placement::default(), 0);
+        let placement = place(document, nodes, &Placement::default(), time(0));
         assert!(placement.unplaced.is_empty(), "{:?}", placement.unplaced);
         let spots = placed(&placement, &reference);
         spots.into_iter().map(|(n, c)| (n.to_string(), c.total())).collect::<Vec<_>>()
@@ -167,7 +172,7 @@ fn headroom_stays_free_and_what_does_not_fit_is_told() {
     let document = fleet(vec![tenant(1, vec![pool(0, shape(2, 1024), counts(0, 7, 1), rules)])]);
     let mut nodes: BTreeMap<Name, FleetNode> = (0..2).map(|i| node(i, None, 8, 65536)).collect();
     nodes.get_mut(&name("n001")).unwrap().duty = Duty::Cordoned;
-    let placement = place(&document, &nodes, &Placement::default(), 0);
+    let placement = place(&document, &nodes, &Placement::default(), time(0));
     let told = placement.unplaced[0].to_string();
     let expected =
         "t1/p0: no node for 0 running, 5 warm, 0 sleeping: 1 cordoned, 1 without free vCPUs";
@@ -181,11 +186,11 @@ fn a_dead_node_is_made_up_for_after_the_grace_time_and_comes_back_to_what_the_sp
     let rules = Rules { spread, ..rules() };
     let document = fleet(vec![tenant(1, vec![pool(0, shape(1, 512), counts(0, 6, 6), rules)])]);
     let mut nodes: BTreeMap<Name, FleetNode> = (0..3).map(|i| node(i, None, 32, 65536)).collect();
-    let first = place(&document, &nodes, &Placement::default(), 0);
+    let first = place(&document, &nodes, &Placement::default(), time(0));
     let dead = name("n001");
-    nodes.get_mut(&dead).unwrap().lost_since = Some(1000);
-    let grace = 1000 + GRACE_S * 1000;
-    let within = place(&document, &nodes, &first, grace - 1);
+    nodes.get_mut(&dead).unwrap().lost_since = Some(time(1000));
+    let grace = time(1000) + Duration::from_secs(GRACE_S);
+    let within = place(&document, &nodes, &first, grace - Duration::from_millis(1));
     assert_eq!(within.nodes, first.nodes, "it may come back");
     let after = place(&document, &nodes, &within, grace);
     let reference = "t1/p0".parse().unwrap();
@@ -196,11 +201,11 @@ fn a_dead_node_is_made_up_for_after_the_grace_time_and_comes_back_to_what_the_sp
         assert!(*node == dead || kept.unwrap().warm >= share.pools[&reference].warm);
     }
     nodes.get_mut(&dead).unwrap().lost_since = None;
-    let back = place(&document, &nodes, &after, grace + 1000);
+    let back = place(&document, &nodes, &after, grace + Duration::from_secs(1));
     assert_eq!(total(&back, &reference), counts(0, 6, 6));
     let here = placed(&back, &reference)[&dead].total();
     assert_eq!(here, 4, "as many as the spread needs, and no more");
-    assert_eq!(place(&document, &nodes, &back, grace + 2000), back);
+    assert_eq!(place(&document, &nodes, &back, grace + Duration::from_secs(2)), back);
 }
 
 #[test]
@@ -208,7 +213,7 @@ fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
     let document = fleet(vec![tenant(1, vec![pool(0, shape(1, 512), counts(0, 2, 2), rules())])]);
     let reference: PoolRef = "t1/p0".parse().unwrap();
     let mut nodes: BTreeMap<Name, FleetNode> = (0..2).map(|i| node(i, None, 32, 65536)).collect();
-    let first = place(&document, &nodes, &Placement::default(), 0);
+    let first = place(&document, &nodes, &Placement::default(), time(0));
     let drained = first.nodes.keys().next().unwrap().clone();
     let told = |placement: &Placement| node_document(&document, placement, &drained);
     // The node reports these numbers of jobs and of open jobs, before or after it got its document.
@@ -218,7 +223,7 @@ fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
         let (revision, before_it) = (Some("r1".to_owned()), PoolStatus::default());
         let status = PoolStatus { jobs, open_jobs, revision, ..before_it };
         Arc::make_mut(&mut node.status).pools.insert(reference.clone(), status);
-        place(&document, &nodes, before, 0)
+        place(&document, &nodes, before, time(0))
     };
     // A report from before the node knew that it is drained does not count.
     let at_once = next(&first, 0, 0, true);
@@ -255,7 +260,7 @@ enum Event {
     Work(Index, Index, u32, u32),
     /// A node reports that it has carried out its document.
     Settle(Index),
-    Wait(Millis),
+    Wait(Duration),
 }
 
 fn any_counts() -> impl Strategy<Value = Counts> {
@@ -316,7 +321,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             2 => (index(), any_counts()).prop_map(|(p, counts)| Event::Scale(p, counts)),
             2 => (index(), index(), 0u32..3, 0u32..2).prop_map(|(n, p, j, i)| Event::Work(n, p, j, i)),
             2 => index().prop_map(Event::Settle),
-            2 => (0u64..90_000).prop_map(Event::Wait),
+            2 => (0u64..90_000).prop_map(|ms| Event::Wait(Duration::from_millis(ms))),
         ],
         1..40,
     )
@@ -326,7 +331,7 @@ struct SimulatedFleet {
     document: FleetState,
     nodes: BTreeMap<Name, FleetNode>,
     placement: Placement,
-    now: Millis,
+    now: Timestamp,
     made: usize,
 }
 
@@ -380,7 +385,7 @@ impl SimulatedFleet {
                 });
             }
             Event::Settle(index) => with(index, &|n| n.settled = n.lost_since.is_none()),
-            Event::Wait(ms) => self.now += ms,
+            Event::Wait(time) => self.now += *time,
         }
     }
 
@@ -408,7 +413,7 @@ impl SimulatedFleet {
     }
 
     fn given_up(&self, node: &FleetNode) -> bool {
-        node.lost_since.is_some_and(|since| self.now >= since + GRACE_S * 1000)
+        node.lost_since.is_some_and(|since| self.now >= since + Duration::from_secs(GRACE_S))
     }
 
     /// Checks the invariants.
@@ -522,7 +527,7 @@ proptest! {
         history in events(),
     ) {
         let (placement, nodes) = Default::default();
-        let mut model = SimulatedFleet { document, nodes, placement, now: 0, made: 0 };
+        let mut model = SimulatedFleet { document, nodes, placement, now: time(0), made: 0 };
         for index in 0..4 {
             let zone = ["a", "b"][index % 2];
             model.apply(&Event::Add(Some(zone), 16));
@@ -581,8 +586,8 @@ proptest! {
         }
         document.validate().unwrap();
         let nodes = (0..6).map(|i| node(i, Some(["a", "b", "c"][i % 3]), 64, 100_000)).collect();
-        let (placement, made) = (place(&document, &nodes, &Placement::default(), 0), 6);
-        let model = SimulatedFleet { document, nodes, placement, now: 0, made };
+        let (placement, made) = (place(&document, &nodes, &Placement::default(), time(0)), 6);
+        let model = SimulatedFleet { document, nodes, placement, now: time(0), made };
         model.check()?;
     }
 }

@@ -5,11 +5,16 @@ mod support;
 use mvm_model::job::{
     Found,
     JobState::{self, *},
-    KEPT, KEPT_MS, Outcome, ResumePoint, START_TRIES, TRANSITIONS, abandoned, admit, forgotten,
+    KEPT, KEPT_FOR, Outcome, ResumePoint, START_TRIES, TRANSITIONS, abandoned, admit, forgotten,
 };
-use mvm_model::job_queue::{PRIORITY_STEP_MS, heads, order, queue};
-use mvm_model::{Code, Job, JobId, JobSpec, PoolRef, State};
+use mvm_model::job_queue::{PRIORITY_STEP, heads, order, queue};
+use mvm_model::{Code, Job, JobId, JobSpec, PoolRef, State, Timestamp};
 use proptest::prelude::*;
+use std::time::Duration;
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
 
 fn pool() -> PoolRef {
     "ci/runners".parse().expect("a pool")
@@ -17,7 +22,7 @@ fn pool() -> PoolRef {
 
 fn job(number: u32) -> Job {
     let spec = JobSpec { argv: vec!["true".to_owned()], ..JobSpec::default() };
-    Job::new(JobId::from_number(number), pool(), spec, "uid:0".to_owned(), 0)
+    Job::new(JobId::from_number(number), pool(), spec, "uid:0".to_owned(), time(0))
 }
 
 fn kept() -> ResumePoint {
@@ -66,12 +71,12 @@ fn what_has_ended_stays_so_and_says_where_to_look() {
     for state in JobState::ALL.into_iter().filter(|state| state.has_ended()) {
         let mut ended = at(state);
         let before = ended.clone();
-        let fault = ended.queue(1, 1).expect_err("it has ended");
+        let fault = ended.queue(1, time(1)).expect_err("it has ended");
         assert_eq!(fault.code, Code::WrongState);
         assert!(fault.hint.contains("mvm job info j-00000001"), "{}", fault.hint);
-        assert!(ended.begin(None, 1).is_err() && ended.give_back().is_err());
-        assert!(ended.end(Outcome::because(Canceled, "late"), 1).is_err());
-        assert_eq!(ended.recover(Found::Gone, 1), Ok(false));
+        assert!(ended.begin(None, time(1)).is_err() && ended.give_back().is_err());
+        assert!(ended.end(Outcome::because(Canceled, "late"), time(1)).is_err());
+        assert_eq!(ended.recover(Found::Gone, time(1)), Ok(false));
         assert_eq!(ended, before);
     }
 }
@@ -108,7 +113,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn a_job_of_low_priority_waits_no_longer_than_its_priority_is_lower() {
     let queued = |number: u64, priority: i8, at: u64| {
         let mut job = job(number as u32);
-        (job.number, job.queued_at, job.state) = (number, Some(at), Queued);
+        (job.number, job.queued_at, job.state) = (number, Some(time(at)), Queued);
         job.spec.priority = priority;
         job
     };
@@ -117,7 +122,7 @@ fn a_job_of_low_priority_waits_no_longer_than_its_priority_is_lower() {
     let all: Vec<Job> =
         (0..4000).map(|second| queued(second + 2, 10, second * 1000)).chain([low]).collect();
     let place = queue(&all).iter().position(|job| job.number == 1).expect("queued");
-    assert_eq!(place as u64, 20 * PRIORITY_STEP_MS / 1000);
+    assert_eq!(place as u64, 20 * PRIORITY_STEP.as_secs());
 }
 
 proptest! {
@@ -132,9 +137,10 @@ proptest! {
         let mut job = job(7);
         job.spec.retries = retries;
         job.attached = attached;
-        let (mut begun, mut now) = (0usize, 1);
+        let (mut begun, mut millis) = (0usize, 1);
         for step in steps {
-            now += 1;
+            millis += 1;
+            let now = time(millis);
             let before = job.clone();
             let done = match step {
                 Step::Queue => job.queue(1, now),
@@ -178,7 +184,7 @@ proptest! {
             let mut job = job(index as u32);
             job.spec.priority = priority;
             job.number = index as u64 + 1;
-            job.queued_at = Some(index as u64 * apart);
+            job.queued_at = Some(time(index as u64 * apart));
             job.state = JobState::ALL[state];
             job
         }).collect();
@@ -188,11 +194,12 @@ proptest! {
         prop_assert!(queue.iter().is_sorted_by_key(|job| order(job)));
         for pair in queue.windows(2) {
             let (a, b) = (pair[0], pair[1]);
+            let step = PRIORITY_STEP.as_millis() as i64;
             let steps = i64::from(a.spec.priority) - i64::from(b.spec.priority);
             // How much later the first of the two came.
             let later = (a.number as i64 - b.number as i64) * apart as i64;
-            prop_assert!(later < steps * PRIORITY_STEP_MS as i64
-                || (later == steps * PRIORITY_STEP_MS as i64 && a.number < b.number));
+            prop_assert!(later < steps * step
+                || (later == steps * step && a.number < b.number));
         }
     }
 
@@ -214,13 +221,13 @@ proptest! {
     /// A removed job has ended, and is too old or not among the newest that are kept.
     #[test]
     fn the_newest_ended_jobs_are_kept(
-        ages in prop::collection::vec((0u64..KEPT_MS * 2, 0usize..9), 0..40), more in 0usize..2,
+        ages in prop::collection::vec((0..2 * KEPT_FOR.as_millis() as u64, 0usize..9), 0..40), more in 0usize..2,
     ) {
-        let now = KEPT_MS * 3;
+        let now = Timestamp::EPOCH + KEPT_FOR * 3;
         let mut jobs: Vec<Job> = ages.into_iter().enumerate().map(|(index, (age, state))| {
             let mut job = job(index as u32);
             job.state = JobState::ALL[state];
-            job.ended_at = job.state.has_ended().then_some(now - age);
+            job.ended_at = job.state.has_ended().then_some(now - Duration::from_millis(age));
             job
         }).collect();
         // Many jobs that have just ended.
@@ -234,10 +241,10 @@ proptest! {
         prop_assert!(jobs.iter().filter(|j| !j.state.has_ended()).all(|j| !gone.contains(&j.id)));
         let ended = kept.iter().filter(|job| job.state.has_ended());
         prop_assert!(ended.clone().count() <= KEPT);
-        prop_assert!(ended.clone().all(|job| now - job.ended_at.unwrap() < KEPT_MS));
+        prop_assert!(ended.clone().all(|job| now.since(job.ended_at.unwrap()) < KEPT_FOR));
         let oldest = ended.filter_map(|job| job.ended_at).min().unwrap_or(now);
         let lost = jobs.iter().filter(|j| gone.contains(&j.id)).filter_map(|j| j.ended_at);
-        prop_assert!(lost.clone().all(|at| at <= oldest || now - at >= KEPT_MS));
+        prop_assert!(lost.clone().all(|at| at <= oldest || now.since(at) >= KEPT_FOR));
     }
 
     #[test]
@@ -281,13 +288,14 @@ fn a_restart_loses_only_what_nobody_keeps() {
     let running = |retries: u8, kept| {
         let mut job = job(1);
         job.spec.retries = retries;
-        job.queue(1, 1).expect("queue");
-        job.assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, 2).expect("assign");
-        job.begin(kept, 3).expect("begin");
+        job.queue(1, time(1)).expect("queue");
+        job.assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, time(2))
+            .expect("assign");
+        job.begin(kept, time(3)).expect("begin");
         job
     };
     let after = |mut job: Job, found| {
-        job.recover(found, 9).expect("recover");
+        job.recover(found, time(9)).expect("recover");
         job
     };
     // A command that its guest keeps goes on, with or without a client, and even if it is to be
@@ -310,9 +318,11 @@ fn a_restart_loses_only_what_nobody_keeps() {
     assert_eq!(after(canceled, Found::Runs).state, Canceled);
     // A job that had a machine and did not begin has never run.
     let mut starting = job(1);
-    starting.queue(1, 1).expect("queue");
+    starting.queue(1, time(1)).expect("queue");
     let waits = starting.clone();
-    starting.assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, 2).expect("assign");
+    starting
+        .assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, time(2))
+        .expect("assign");
     assert_eq!(after(starting.clone(), Found::Gone), waits);
     // The client has some time to come back.
     for mut of_client in [waits.clone(), starting] {
@@ -325,11 +335,11 @@ fn a_restart_loses_only_what_nobody_keeps() {
 
 #[test]
 fn a_job_whose_inputs_never_come_is_given_up_after_a_day() {
-    let day = 24 * 3_600_000;
+    let day = Duration::from_secs(24 * 3600);
     let waiting = at(Preparing);
-    assert!(abandoned([&waiting], day - 1).is_empty());
-    assert_eq!(abandoned([&waiting], day), [waiting.id]);
-    assert!(abandoned([&at(Queued), &at(Running), &at(Lost)], day * 9).is_empty());
+    assert!(abandoned([&waiting], time(0) + day - Duration::from_millis(1)).is_empty());
+    assert_eq!(abandoned([&waiting], time(0) + day), [waiting.id]);
+    assert!(abandoned([&at(Queued), &at(Running), &at(Lost)], time(0) + day * 9).is_empty());
 }
 
 proptest! {
@@ -340,7 +350,7 @@ proptest! {
         let jobs: Vec<Job> = made.iter().enumerate().map(|(number, (pool, at, priority, waits))| {
             let mut job = job(number as u32);
             job.pool = format!("ci/pool-{pool}").parse().expect("a pool");
-            (job.number, job.queued_at) = (number as u64, Some(*at));
+            (job.number, job.queued_at) = (number as u64, Some(time(*at)));
             job.spec.priority = *priority;
             job.state = if *waits { Queued } else { Starting };
             job

@@ -1,14 +1,20 @@
 //! A guest that answers is never taken for dead, however late it answers and however it is watched;
 //! a silent one is found dead in time.
 
-use mvm_model::liveness::{HELD_UP_MS, Liveness, Next};
+use mvm_model::Timestamp;
+use mvm_model::liveness::{HELD_UP, Liveness, Next};
 use proptest::prelude::*;
+use std::time::Duration;
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
 
 /// Watches a guest from time 0 on, with these pauses between the checks, in ms. The guest answers
 /// each question after the next number of ms, or never where there is none. Returns when the guest
 /// was taken for dead.
 fn watch(timeout_s: u64, pauses: &[u64], answers: &mut dyn FnMut() -> Option<u64>) -> Option<u64> {
-    let (mut liveness, mut now) = (Liveness::begin(0), 0);
+    let (mut liveness, mut now) = (Liveness::begin(time(0)), 0);
     let (mut heard, mut coming) = (0, Vec::new());
     for pause in pauses {
         now += pause;
@@ -19,11 +25,11 @@ fn watch(timeout_s: u64, pauses: &[u64], answers: &mut dyn FnMut() -> Option<u64
             }
             !came
         });
-        match liveness.look(timeout_s, heard, now) {
+        match liveness.look(timeout_s, time(heard), time(now)) {
             Next::Wait => {}
             Next::Ask => coming.extend(answers().map(|after| now + after)),
             Next::Dead(silent) => {
-                assert!(silent >= timeout_s * 1000, "{silent} ms of {timeout_s} s");
+                assert!(silent >= Duration::from_secs(timeout_s), "{silent:?} of {timeout_s} s");
                 return Some(now);
             }
         }
@@ -64,15 +70,15 @@ proptest! {
 
 #[test]
 fn a_watcher_that_was_held_up_asks_anew() {
-    let mut liveness = Liveness::begin(0);
-    assert_eq!(liveness.look(30, 0, 4000), Next::Wait);
-    assert_eq!(liveness.look(30, 0, 8000), Next::Wait);
-    assert_eq!(liveness.look(30, 0, 12_000), Next::Ask);
+    let mut liveness = Liveness::begin(time(0));
+    assert_eq!(liveness.look(30, time(0), time(4000)), Next::Wait);
+    assert_eq!(liveness.look(30, time(0), time(8000)), Next::Wait);
+    assert_eq!(liveness.look(30, time(0), time(12_000)), Next::Ask);
     // For an hour nothing was there to receive the answer.
-    assert_eq!(liveness.look(30, 0, 3_612_000), Next::Ask);
+    assert_eq!(liveness.look(30, time(0), time(3_612_000)), Next::Ask);
     for second in 1..30 {
-        let next = liveness.look(30, 0, 3_612_000 + second * 1000);
-        assert_ne!(next, Next::Dead(second * 1000), "{HELD_UP_MS}");
+        let next = liveness.look(30, time(0), time(3_612_000 + second * 1000));
+        assert_ne!(next, Next::Dead(Duration::from_secs(second)), "{HELD_UP:?}");
     }
-    assert_eq!(liveness.look(30, 0, 3_642_000), Next::Dead(30_000));
+    assert_eq!(liveness.look(30, time(0), time(3_642_000)), Next::Dead(Duration::from_secs(30)));
 }

@@ -9,10 +9,11 @@ use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
 use mvm_model::plan::{Failures, plan, ready};
 use mvm_model::state::Intent;
-use mvm_model::{Counts, Digest, Instance, InstanceId, Millis, Pool, Recycle, State};
+use mvm_model::{Counts, Digest, Instance, InstanceId, Pool, Recycle, State, Timestamp};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Whether the quotas let a leased instance run. If not, the instance keeps its state, under its
 /// lease.
@@ -28,7 +29,7 @@ enum Event {
     Finish(Index, bool),
     /// All steps under way end with success.
     FinishAll,
-    Wait(Millis),
+    Wait(Duration),
     /// A job takes the instance that is ready soonest.
     Claim,
     /// A job ends.
@@ -58,7 +59,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             10 => (0usize..5).prop_map(|slots| Event::Tick { slots }),
             6 => (index(), prop::bool::weighted(0.7)).prop_map(|(i, ok)| Event::Finish(i, ok)),
             2 => Just(Event::FinishAll),
-            3 => (0u64..20_000).prop_map(Event::Wait),
+            3 => (0u64..20_000).prop_map(|ms| Event::Wait(Duration::from_millis(ms))),
             3 => Just(Event::Claim),
             2 => index().prop_map(Event::Release),
             1 => Just(Event::Make),
@@ -85,7 +86,7 @@ struct SimulatedPool {
     pool: Pool,
     instances: Vec<Instance>,
     failures: Failures,
-    now: Millis,
+    now: Timestamp,
     made: u32,
 }
 
@@ -95,7 +96,7 @@ impl SimulatedPool {
             pool,
             instances: Vec::new(),
             failures: Failures::default(),
-            now: 1000,
+            now: Timestamp::from_millis(1000),
             made: 0,
         }
     }
@@ -301,7 +302,7 @@ impl SimulatedPool {
             Event::Finish(_, _) if self.instances.is_empty() => {}
             Event::Finish(index, well) => self.finish(index.index(self.instances.len()), *well),
             Event::FinishAll => self.finish_all(),
-            Event::Wait(time) => self.now += time,
+            Event::Wait(time) => self.now += *time,
             Event::Claim => self.claim()?,
             Event::Release(index) => {
                 if let Some(place) = self.idle(index, held(Purpose::Run)) {
@@ -415,7 +416,8 @@ proptest! {
 
     #[test]
     fn back_off_grows_to_five_minutes(count: u32, last in 0u64..1 << 50) {
-        let wait = Failures { count, last }.retry_at().saturating_sub(last);
+        let last = Timestamp::from_millis(last);
+        let wait = Failures { count, last }.retry_at().since(last).as_millis();
         let expected = match count {
             0 => 0,
             1..=9 => 1000 << (count - 1),
@@ -441,7 +443,7 @@ fn an_enormous_pool_is_planned_a_few_steps_at_a_time() {
 
 fn base() -> Pool {
     let mut pool = support::pool();
-    pool.record_build(Digest::of("r1"), 0);
+    pool.record_build(Digest::of("r1"), Timestamp::EPOCH);
     pool
 }
 
@@ -449,7 +451,7 @@ fn base() -> Pool {
 fn of_used_sleepers_the_last_to_fall_asleep_is_claimed() {
     let mut all: Vec<_> = (0..3).map(|n| support::instance(n, State::Sleeping)).collect();
     for (instance, (since, served)) in all.iter_mut().zip([(30, 0), (10, 1), (20, 2)]) {
-        (instance.state_since, instance.leases_served) = (since, served);
+        (instance.state_since, instance.leases_served) = (Timestamp::from_millis(since), served);
     }
     let chosen =
         |recycle, all: &[Instance]| choose(recycle, Some(all[0].revision), all).map(|i| i.id);

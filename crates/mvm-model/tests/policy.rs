@@ -5,8 +5,13 @@ mod support;
 use mvm_model::action::Action;
 use mvm_model::policy::{Idle, LINGERING_MOST, Pressure, Sample, act, next, overstayed, relieve};
 use mvm_model::runtime_policy::RuntimePolicy;
-use mvm_model::{Counts, Instance, Millis, Pool, State};
+use mvm_model::{Counts, Instance, Pool, State, Timestamp};
 use proptest::prelude::*;
+use std::time::Duration;
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
 
 fn pool(runtime_policy: RuntimePolicy, desired: Option<Counts>) -> Pool {
     Pool { runtime_policy, desired, ..support::pool() }
@@ -37,7 +42,7 @@ fn instances() -> impl Strategy<Value = Vec<Instance>> {
                 let mut instance = support::instance(number as u32, state);
                 instance.lease = leased.then(|| support::lease(mvm_model::lease::Purpose::Manual));
                 instance.goal = busy.then_some(State::Warm);
-                (instance.created_at, instance.state_since) = (a.min(b), b);
+                (instance.created_at, instance.state_since) = (time(a.min(b)), time(b));
                 instance.leases_served = served;
                 instance
             });
@@ -53,7 +58,7 @@ proptest! {
         policy in policies(), instances in instances(), scaled: bool, now in 0u64..400_000,
     ) {
         let pool = pool(policy, scaled.then(Counts::default));
-        let idle = |_| Some(0);
+        let (idle, now) = (|_| Some(time(0)), time(now));
         let actions = act(&pool, &instances, idle, now);
         let mut destroyed = 0;
         for action in &actions {
@@ -64,7 +69,7 @@ proptest! {
             };
             let instance = instances.iter().find(|i| i.id == id).unwrap();
             prop_assert!(instance.lease.is_none() && !instance.is_busy());
-            let told = next(&pool, instance, Some(0)).unwrap();
+            let told = next(&pool, instance, Some(time(0))).unwrap();
             prop_assert!(told.to == to && told.at <= now);
             // No faster than the policy allows.
             let least = match instance.state {
@@ -76,7 +81,7 @@ proptest! {
                 prop_assert!(scaled, "a pool that was never scaled is not replaced");
             } else {
                 prop_assert!(!scaled, "counts say how warm these are");
-                prop_assert!(instance.state.allows(to) && now >= instance.state_since + least * 1000);
+                prop_assert!(instance.state.allows(to) && now >= instance.state_since + Duration::from_secs(least));
             }
         }
         prop_assert!(destroyed <= 1);
@@ -85,7 +90,7 @@ proptest! {
         }
         // Every instance whose cooling was due was acted on.
         let due = instances.iter().filter(|i| {
-            next(&pool, i, Some(0)).is_some_and(|n| n.at <= now && n.to != State::Destroyed)
+            next(&pool, i, Some(time(0))).is_some_and(|n| n.at <= now && n.to != State::Destroyed)
         });
         prop_assert_eq!(actions.len() - destroyed, due.count());
     }
@@ -96,7 +101,7 @@ proptest! {
         let pool = pool(policy, None);
         let mut instance = support::instance(1, state);
         let mut steps = Vec::new();
-        for now in (0..1_000_000).step_by(1000) {
+        for now in (0..1_000_000).step_by(1000).map(time) {
             let idle = (instance.state == State::Running).then_some(instance.state_since);
             if let [Action::Move { to, .. }] = act(&pool, [&instance], |_| idle, now)[..] {
                 steps.push(to);
@@ -123,12 +128,12 @@ proptest! {
 #[test]
 fn idle_is_no_session_no_work_and_no_traffic() {
     let sample =
-        |at: Millis, cpu_ms, net_bytes, sessions| Sample { at, cpu_ms, net_bytes, sessions };
+        |at, cpu_ms, net_bytes, sessions| Sample { at: time(at), cpu_ms, net_bytes, sessions };
     let idle = Idle::begin(sample(1000, 0, 0, 0));
-    assert_eq!(idle.after(sample(11_000, 200, 500, 0)).since, 1000, "a guest's own noise");
-    assert_eq!(idle.after(sample(11_000, 5000, 0, 0)).since, 11_000, "work");
-    assert_eq!(idle.after(sample(11_000, 0, 1 << 20, 0)).since, 11_000, "traffic");
-    assert_eq!(idle.after(sample(11_000, 0, 0, 1)).since, 11_000, "a session");
+    assert_eq!(idle.after(sample(11_000, 200, 500, 0)).since, time(1000), "a guest's own noise");
+    assert_eq!(idle.after(sample(11_000, 5000, 0, 0)).since, time(11_000), "work");
+    assert_eq!(idle.after(sample(11_000, 0, 1 << 20, 0)).since, time(11_000), "traffic");
+    assert_eq!(idle.after(sample(11_000, 0, 0, 1)).since, time(11_000), "a session");
 }
 
 #[test]
@@ -138,7 +143,7 @@ fn under_pressure_the_longest_warm_goes_first() {
     assert!(Pressure::parse(text).is_high() && !Pressure::parse("").is_high());
     let mut all: Vec<Instance> = (0..4).map(|n| support::instance(n, State::Warm)).collect();
     for (instance, since) in all.iter_mut().zip([40, 10, 20, 30]) {
-        instance.state_since = since;
+        instance.state_since = time(since);
     }
     all[1].lease = Some(support::lease(mvm_model::lease::Purpose::Manual));
     assert_eq!(relieve(&all), Some(all[2].id), "not the leased one");
@@ -152,12 +157,13 @@ proptest! {
         all in prop::collection::vec((0u64..1000, 0u64..1000, prop::bool::weighted(0.1)), 0..200),
         pressed: bool, now in 0u64..1000,
     ) {
-        let lingering: Vec<(Instance, Millis)> = (0..).zip(all).map(|(n, (since, until, busy))| {
+        let lingering: Vec<(Instance, Timestamp)> = (0..).zip(all).map(|(n, (since, until, busy))| {
             let mut instance = support::instance(n, State::Sleeping);
-            instance.state_since = since;
+            instance.state_since = time(since);
             instance.goal = busy.then_some(State::Warm);
-            (instance, until)
+            (instance, time(until))
         }).collect();
+        let now = time(now);
         let given = || lingering.iter().map(|(instance, until)| (instance, *until));
         let gone = overstayed(given(), pressed, now);
         prop_assert!(given().all(|(i, _)| !i.is_busy() || !gone.contains(&i.id)), "somebody is at it");
@@ -167,7 +173,7 @@ proptest! {
         // A process that ends before its time does so because there are too many, and those that
         // stay fell asleep later.
         for (early, until) in over.iter().filter(|(_, until)| *until > now && !pressed) {
-            prop_assert!(kept.len() == LINGERING_MOST, "{early:?} could have stayed until {until}");
+            prop_assert!(kept.len() == LINGERING_MOST, "{early:?} could have stayed until {until:?}");
             prop_assert!(kept.iter().all(|(stays, _)| stays.state_since >= early.state_since));
         }
     }
@@ -187,7 +193,7 @@ fn a_policy_may_name_any_number_of_seconds() {
     };
     for state in State::ALL {
         let instance = support::instance(1, state);
-        let idle = |_| Some(1);
-        assert_eq!(act(&pool, [&instance], idle, u64::MAX - 1), [], "{state}");
+        let idle = |_| Some(time(1));
+        assert_eq!(act(&pool, [&instance], idle, time(u64::MAX - 1)), [], "{state}");
     }
 }

@@ -2,7 +2,7 @@
 
 use mvm_model::pool::RevisionEntry;
 use mvm_model::pool_patch::{PolicyPatch, UpdatePool};
-use mvm_model::{Digest, Mib, Pool, Recycle};
+use mvm_model::{Digest, Mib, Pool, Recycle, Timestamp};
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::json;
@@ -15,7 +15,8 @@ fn pool(built: bool) -> Pool {
     }))
     .expect("a pool");
     if built {
-        let RevisionEntry { number, .. } = pool.record_build(Digest::of("0123"), 2);
+        let RevisionEntry { number, .. } =
+            pool.record_build(Digest::of("0123"), Timestamp::from_millis(2));
         assert_eq!(number, 1);
     }
     pool

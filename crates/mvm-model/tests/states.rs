@@ -9,7 +9,7 @@ use mvm_model::recovery::{Snapshot, Verdict, recover};
 use mvm_model::route::{Facts, Step, route};
 use mvm_model::state::State::{self, *};
 use mvm_model::state::{Intent, TRANSITIONS};
-use mvm_model::{Instance, Temperature};
+use mvm_model::{Instance, Temperature, Timestamp};
 
 const EVERY: [State; 7] = [Created, Running, Warm, Sleeping, Stopped, Failed, Destroyed];
 
@@ -146,7 +146,8 @@ impl SimulatedMachine {
         snapshot: Snapshot,
     ) -> SimulatedMachine {
         let mut record = support::instance(1, state);
-        record.intent = intent.map(|to| Intent { from: state, to, since: 7 });
+        record.intent =
+            intent.map(|to| Intent { from: state, to, since: Timestamp::from_millis(7) });
         SimulatedMachine { record: Some(record), process, snapshot }
     }
 
@@ -314,7 +315,8 @@ fn cut_off() -> Vec<(State, State, usize, SimulatedMachine)> {
             let steps = steps(from, to);
             for done in 0..=steps.len() {
                 let mut model = settled(from);
-                model.record.as_mut().unwrap().intent = Some(Intent { from, to, since: 0 });
+                model.record.as_mut().unwrap().intent =
+                    Some(Intent { from, to, since: Timestamp::EPOCH });
                 steps[..done].iter().for_each(|step| step(&mut model));
                 found.push((from, to, done, model));
             }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use mvm_model::Timestamp;
 use mvm_model::template::CloneEnd::{self, Answered, Silent, Unrelated, Unusable};
 use mvm_model::template::TemplateHealth;
 use proptest::collection::vec;
@@ -12,7 +13,7 @@ use proptest::prelude::*;
 fn given_up(clones: &[(u64, CloneEnd)]) -> Option<usize> {
     let mut health = TemplateHealth::default();
     clones.iter().position(|(made_at, end)| {
-        let (after, over) = health.after(*made_at, *end);
+        let (after, over) = health.after(Timestamp::from_millis(*made_at), *end);
         health = after;
         over
     })

@@ -1,7 +1,13 @@
 //! A timeline passes evenly, whatever the wall clock does.
 
+use mvm_model::Timestamp;
 use mvm_model::timeline::{Anchor, Moment};
 use proptest::prelude::*;
+use std::time::Duration;
+
+fn time(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
 
 const HOUR: u64 = 3_600_000;
 
@@ -27,7 +33,11 @@ struct Host {
 
 impl Host {
     fn moment(&self) -> Moment {
-        Moment { boot_id: self.boot.to_string(), since_boot: self.since_boot, wall: self.wall }
+        Moment {
+            boot_id: self.boot.to_string(),
+            since_boot: self.since_boot,
+            wall: time(self.wall),
+        }
     }
 
     fn passes(&mut self, by: u64) {
@@ -60,7 +70,7 @@ proptest! {
                 Event::Passes(by) => {
                     host.passes(by);
                     passed += by;
-                    prop_assert_eq!(anchor.time_of(&host.moment()), before + by);
+                    prop_assert_eq!(anchor.time_of(&host.moment()), before + Duration::from_millis(by));
                 }
                 Event::Steps(by) => {
                     host.wall = host.wall.saturating_add_signed(by);
@@ -76,37 +86,40 @@ proptest! {
                     anchor = anchor.moved_to(host.moment());
                     host = Host { boot: host.boot + 1, since_boot: takes / 2, wall: host.wall + takes };
                     anchor = anchor.moved_to(host.moment());
-                    prop_assert_eq!(anchor.time_of(&host.moment()), before + takes);
+                    prop_assert_eq!(anchor.time_of(&host.moment()), before + Duration::from_millis(takes));
                     rebooted = true;
                 }
             }
         }
         if !rebooted {
-            prop_assert_eq!(anchor.time_of(&host.moment()), begun + passed);
+            prop_assert_eq!(anchor.time_of(&host.moment()), begun + Duration::from_millis(passed));
         }
     }
 }
 
 #[test]
 fn a_host_that_comes_back_in_1970_does_not_take_time_back() {
-    let before = Moment { boot_id: "a".into(), since_boot: 70_000, wall: 500_000 * HOUR };
-    let anchor = Anchor { moment: before, time: 500_001 * HOUR };
-    let after = Moment { boot_id: "b".into(), since_boot: 10, wall: 20 };
-    assert_eq!(anchor.time_of(&after), 500_001 * HOUR);
+    let before = Moment { boot_id: "a".into(), since_boot: 70_000, wall: time(500_000 * HOUR) };
+    let anchor = Anchor { moment: before, time: time(500_001 * HOUR) };
+    let after = Moment { boot_id: "b".into(), since_boot: 10, wall: time(20) };
+    assert_eq!(anchor.time_of(&after), time(500_001 * HOUR));
 }
 
 #[test]
 fn a_host_that_tells_no_boot_is_taken_for_another_boot() {
-    let moment = |since_boot, wall| Moment { boot_id: String::new(), since_boot, wall };
+    let moment = |since_boot, wall| {
+        let wall = time(wall);
+        Moment { boot_id: String::new(), since_boot, wall }
+    };
     let anchor = Anchor::first(moment(10, HOUR));
-    assert_eq!(anchor.time_of(&moment(5, 2 * HOUR)), 2 * HOUR);
-    assert_eq!(anchor.time_of(&moment(500_000, 2 * HOUR)), 2 * HOUR);
+    assert_eq!(anchor.time_of(&moment(5, 2 * HOUR)), time(2 * HOUR));
+    assert_eq!(anchor.time_of(&moment(500_000, 2 * HOUR)), time(2 * HOUR));
 }
 
 #[test]
 fn an_anchor_is_read_as_it_was_written() {
-    let moment = Moment { boot_id: "a".into(), since_boot: 7, wall: 9 };
-    let text = serde_json::to_string(&Anchor { moment, time: 8 }).expect("JSON");
+    let moment = Moment { boot_id: "a".into(), since_boot: 7, wall: time(9) };
+    let text = serde_json::to_string(&Anchor { moment, time: time(8) }).expect("JSON");
     assert_eq!(text, r#"{"boot_id":"a","since_boot":7,"wall":9,"time":8}"#);
-    assert_eq!(serde_json::from_str::<Anchor>(&text).expect("an anchor").time, 8);
+    assert_eq!(serde_json::from_str::<Anchor>(&text).expect("an anchor").time, time(8));
 }

@@ -13,11 +13,12 @@ use mvm_model::policy;
 use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::state::Intent;
 use mvm_model::{
-    Counts, Digest, Instance, InstanceId, Mib, Millis, Pool, Quotas, Recycle, State, Usage,
+    Counts, Digest, Instance, InstanceId, Mib, Pool, Quotas, Recycle, State, Timestamp, Usage,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -30,7 +31,7 @@ enum Event {
     Step(Index, bool),
     /// All that is under way is completed with success.
     Finish,
-    Wait(Millis),
+    Wait(Duration),
     Create(Index),
     Claim(Index),
     /// A lease ends, by its pool's rule.
@@ -106,7 +107,7 @@ fn events(quotas_change: bool) -> impl Strategy<Value = Vec<Event>> {
         12 => tick.prop_map(|(slots, pressed)| Event::Tick { slots, pressed }),
         8 => (index(), prop::bool::weighted(0.8)).prop_map(|(i, well)| Event::Step(i, well)),
         3 => Just(Event::Finish),
-        3 => (0u64..120_000).prop_map(Event::Wait),
+        3 => (0u64..120_000).prop_map(|ms| Event::Wait(Duration::from_millis(ms))),
         2 => index().prop_map(Event::Create),
         4 => index().prop_map(Event::Claim),
         3 => index().prop_map(Event::Release),
@@ -125,7 +126,7 @@ struct Node {
     pools: Vec<Pool>,
     failures: Vec<Failures>,
     instances: BTreeMap<InstanceId, Instance>,
-    now: Millis,
+    now: Timestamp,
     made: u32,
     /// The number of steps that the loop has begun.
     begun: usize,
@@ -147,7 +148,7 @@ impl Node {
             failures: vec![Failures::default(); pools.len()],
             pools,
             instances: BTreeMap::new(),
-            now: 1_000_000,
+            now: Timestamp::from_millis(1_000_000),
             made: 0,
             begun: 0,
         }
@@ -363,7 +364,7 @@ impl Node {
                 }
             }
             Event::Finish => self.finish()?,
-            Event::Wait(time) => self.now += time,
+            Event::Wait(time) => self.now += *time,
             Event::Create(pool) => drop(self.create(which(pool), None)),
             Event::Claim(pool) => self.claim(which(pool))?,
             Event::Release(index) => {
@@ -430,7 +431,7 @@ impl Node {
         for _ in 0..looks {
             self.finish()?;
             let retry = self.failures.iter().map(Failures::retry_at).max();
-            self.now = self.now.max(retry.unwrap_or(0));
+            self.now = self.now.max(retry.unwrap_or_default());
             if self.tick(4, false)? == 0 && !self.instances.values().any(Instance::is_busy) {
                 return Ok(());
             }
@@ -443,7 +444,7 @@ fn pool(number: u32, recycle: Recycle) -> Pool {
     let mut pool = Pool { recycle, ..support::pool() };
     pool.reference = format!("ci/pool-{number}").parse().expect("a pool");
     pool.runtime_policy = RuntimePolicy { max_age_s: 0, ..RuntimePolicy::default() };
-    pool.record_build(Digest::of("r1"), 0);
+    pool.record_build(Digest::of("r1"), Timestamp::EPOCH);
     pool
 }
 
@@ -501,7 +502,7 @@ proptest! {
         // Pools that were never scaled cool down: each instance in two steps at most.
         let begun = node.begun;
         for _ in 0..200 {
-            node.now += 60_000;
+            node.now += Duration::from_secs(60);
             node.tick(4, false)?;
             node.finish()?;
         }
@@ -522,8 +523,8 @@ proptest! {
         node.pools[0].runtime_policy.max_age_s = max_age_s;
         node.rest(100)?;
         let (begun, began) = (node.begun, node.now);
-        while node.now < began + hours * 3_600_000 {
-            node.now += 10_000;
+        while node.now < began + Duration::from_secs(hours * 3600) {
+            node.now += Duration::from_secs(10);
             node.tick(4, false)?;
             node.finish()?;
             let least = counts.total().saturating_sub(1);

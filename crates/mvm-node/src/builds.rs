@@ -1,7 +1,7 @@
 //! Builds that are under way: when they began, and how to cancel them.
 
 use crate::locks::locked;
-use mvm_model::{Millis, PoolRef};
+use mvm_model::{PoolRef, Timestamp};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -12,7 +12,7 @@ pub(crate) struct Builds(Mutex<Vec<Arc<Running>>>);
 #[derive(Debug)]
 struct Running {
     pool: PoolRef,
-    since: Millis,
+    since: Timestamp,
     canceled: watch::Sender<bool>,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Building<'a> {
 
 impl Builds {
     /// Registers a build of this pool.
-    pub(crate) fn begin(&self, pool: &PoolRef, since: Millis) -> Building<'_> {
+    pub(crate) fn begin(&self, pool: &PoolRef, since: Timestamp) -> Building<'_> {
         let (pool, canceled) = (pool.clone(), watch::Sender::new(false));
         let running = Arc::new(Running { pool, since, canceled });
         locked(&self.0).push(running.clone());
@@ -32,7 +32,7 @@ impl Builds {
     }
 
     /// Returns when the pool's oldest build under way began.
-    pub(crate) fn since(&self, pool: &PoolRef) -> Option<Millis> {
+    pub(crate) fn since(&self, pool: &PoolRef) -> Option<Timestamp> {
         locked(&self.0).iter().find(|build| build.pool == *pool).map(|build| build.since)
     }
 
@@ -71,15 +71,16 @@ mod tests {
         let builds = Builds::default();
         let [ci, lab]: [PoolRef; 2] = ["ci/a", "lab/a"].map(|pool| pool.parse().expect("pool"));
         assert!(!builds.cancel(&ci));
-        let (first, second) = (builds.begin(&ci, 5), builds.begin(&ci, 7));
-        let other = builds.begin(&lab, 6);
-        assert_eq!((builds.since(&ci), builds.since(&lab)), (Some(5), Some(6)));
+        let time = Timestamp::from_millis;
+        let (first, second) = (builds.begin(&ci, time(5)), builds.begin(&ci, time(7)));
+        let other = builds.begin(&lab, time(6));
+        assert_eq!((builds.since(&ci), builds.since(&lab)), (Some(time(5)), Some(time(6))));
         assert!(builds.cancel(&ci));
         first.canceled().await;
         second.canceled().await;
         assert!(futures::FutureExt::now_or_never(other.canceled()).is_none());
         drop((first, second));
-        assert_eq!((builds.since(&ci), builds.since(&lab)), (None, Some(6)));
+        assert_eq!((builds.since(&ci), builds.since(&lab)), (None, Some(time(6))));
         assert!(!builds.cancel(&ci));
     }
 }

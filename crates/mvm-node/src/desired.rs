@@ -19,7 +19,7 @@ use crate::{Error, Result};
 use mvm_api::types::{BuildPool, CreatePool, CreateTenant, DesiredStatus, UpdatePool};
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
-use mvm_model::{Code, Fault, Name, PoolRef};
+use mvm_model::{Code, Fault, Name, PoolRef, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -296,7 +296,7 @@ impl Desired {
             None => Vec::new(),
         };
         let progress = self.progress(|p| p.clone());
-        let retry_at = Some(progress.failures.retry_at()).filter(|at| *at > 0);
+        let retry_at = Some(progress.failures.retry_at()).filter(|at| *at > Timestamp::EPOCH);
         DesiredStatus {
             file: progress.file,
             refused: progress.refused,

@@ -5,7 +5,7 @@ use crate::links::Links;
 use crate::locks::locked;
 use crate::records::Records;
 use mvm_model::policy::{Idle, Sample};
-use mvm_model::{Instance, InstanceId, Millis, State};
+use mvm_model::{Instance, InstanceId, State, Timestamp};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl IdleTimes {
     }
 
     /// Returns since when a running instance has been idle, as far as this agent has measured.
-    pub(crate) fn since(&self, id: InstanceId) -> Option<Millis> {
+    pub(crate) fn since(&self, id: InstanceId) -> Option<Timestamp> {
         locked(&self.samples).get(&id).map(|idle| idle.since)
     }
 
@@ -42,9 +42,7 @@ impl IdleTimes {
         locked(&self.samples).retain(|id, _| free.iter().any(|instance| instance.id == *id));
         for instance in free {
             let last = locked(&self.samples).get(&instance.id).copied();
-            let due = last.is_none_or(|idle| {
-                self.records.clock().now() >= idle.last.at + EVERY.as_millis() as u64
-            });
+            let due = last.is_none_or(|idle| self.records.clock().now() >= idle.last.at + EVERY);
             if !due {
                 continue;
             }

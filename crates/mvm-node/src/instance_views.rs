@@ -13,7 +13,7 @@ use crate::state_dir::StateDir;
 use mvm_api::types::{InstanceStats, InstanceView};
 use mvm_hypervisor::Machine;
 use mvm_model::policy::{self, Next};
-use mvm_model::{Instance, InstanceRef, Millis, State};
+use mvm_model::{Instance, InstanceRef, State, Timestamp};
 use std::sync::Arc;
 
 /// Makes the views of instances.
@@ -34,7 +34,7 @@ impl InstanceViews {
         &self,
         instance: &Instance,
         pid: Option<u32>,
-        lingers_until: Option<Millis>,
+        lingers_until: Option<Timestamp>,
         next: Option<Next>,
     ) -> InstanceView {
         InstanceView {

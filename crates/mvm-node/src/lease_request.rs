@@ -4,7 +4,8 @@ use crate::Result;
 use crate::error::LeaseError;
 use crate::random::random_bytes;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
-use mvm_model::{Lease, LeaseId, Millis};
+use mvm_model::{Lease, LeaseId, Timestamp};
+use std::time::Duration;
 
 /// The longest lease, in seconds: one week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
@@ -23,18 +24,19 @@ pub struct LeaseRequest {
 
 impl LeaseRequest {
     /// Returns a new lease from `since` on.
-    pub(crate) fn lease(&self, since: Millis) -> Result<Lease> {
+    pub(crate) fn lease(&self, since: Timestamp) -> Result<Lease> {
         let seconds = self.lease_s.unwrap_or(DEFAULT_LEASE_S);
         checked(seconds)?;
         let purpose = self.purpose;
         let held = purpose.lives_with_holder();
+        let after = |seconds| since + Duration::from_secs(seconds);
         let lease = Lease {
             id: LeaseId::from_number(u32::from_be_bytes(random_bytes()?)),
             holder: self.holder.clone(),
             purpose,
             since,
-            expires_at: since + seconds * 1000,
-            longest_until: self.lease_s.filter(|_| held).map(|seconds| since + seconds * 1000),
+            expires_at: after(seconds),
+            longest_until: self.lease_s.filter(|_| held).map(after),
         };
         Ok(Lease { expires_at: lease.ends_at(since), ..lease })
     }

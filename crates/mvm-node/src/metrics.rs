@@ -7,7 +7,7 @@ use crate::instances::Halted;
 use crate::labels::{Labels, of_pool};
 use crate::records::{RecordSet, Records};
 use mvm_identity::IdentityDir;
-use mvm_model::{Instance, Job, Millis, Name};
+use mvm_model::{Instance, Job, Name, Timestamp};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -34,7 +34,7 @@ pub(crate) struct Metrics {
     pub(crate) halted: Arc<Halted>,
     pub(crate) host: Arc<Host>,
     pub(crate) identity: IdentityDir,
-    pub(crate) started_at: Millis,
+    pub(crate) started_at: Timestamp,
 }
 
 impl Metrics {
@@ -60,15 +60,15 @@ impl Metrics {
         }
         let started: Gauge = Gauge::default();
         let started_at = self.records.clock().wall_of(self.started_at);
-        started.set(i64::try_from(started_at / 1000).unwrap_or_default());
+        started.set(i64::try_from(started_at.as_secs()).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);
         if only.is_none()
             && self.identity.exists()
             && let Ok(credential) = self.identity.load()
         {
             let ends: Gauge = Gauge::default();
-            let at = credential.facts.validity.not_after / 1000;
-            ends.set(i64::try_from(at).unwrap_or_default());
+            let at = credential.facts.validity.not_after;
+            ends.set(i64::try_from(at.as_secs()).unwrap_or_default());
             let what = "When the certificate of this node runs out, if it is not renewed";
             registry.register("certificate_end_time_seconds", what, ends);
         }

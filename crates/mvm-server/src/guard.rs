@@ -12,7 +12,7 @@ use mvm_api::Problem;
 use mvm_api::identity::Identity;
 use mvm_api::routes::{ON_BEHALF_OF, Route, Scope, Server, find};
 use mvm_clock::Clock;
-use mvm_model::{Code, Millis, Name};
+use mvm_model::{Code, Name, Timestamp};
 
 /// Puts the table's checks before the router's routes: the caller's role must be allowed, its
 /// certificate must be valid by this clock, and a tenant operator stays within its tenant. Every
@@ -23,7 +23,7 @@ pub fn guard(router: Router, server: Server, clock: Clock) -> Router {
     router.layer(from_fn(request::layer))
 }
 
-async fn pass(server: Server, wall: Millis, mut request: Request, next: Next) -> Response {
+async fn pass(server: Server, wall: Timestamp, mut request: Request, next: Next) -> Response {
     let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<Peer>>().cloned() else {
         return Problem::internal("nobody knows who calls").into_response();
     };
@@ -43,7 +43,7 @@ async fn pass(server: Server, wall: Millis, mut request: Request, next: Next) ->
 /// for.
 async fn admit(
     server: Server,
-    wall: Millis,
+    wall: Timestamp,
     peer: &Peer,
     request: &mut Request,
 ) -> Result<Peer, Problem> {

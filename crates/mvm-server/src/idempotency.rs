@@ -15,17 +15,18 @@ use mvm_api::Problem;
 use mvm_api::routes::{IDEMPOTENCY_KEY, Server, find};
 use mvm_clock::Clock;
 use mvm_identity::Seal;
-use mvm_model::{Code, Millis, hex};
+use mvm_model::{Code, Timestamp, hex};
 use mvm_store::{Expect, Store, Write};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The header on a replayed response.
 const REPLAYED: &str = "idempotency-replayed";
 /// The prefix of the records in the store.
 const PREFIX: &str = "idempotency/";
-/// How long a record is kept, in ms.
-const KEPT: Millis = 24 * 3600 * 1000;
+/// How long a record is kept.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// The most records that are kept.
 const MOST: usize = 512;
 /// The longest body, in bytes.
@@ -39,9 +40,9 @@ struct KeyRecord {
     /// The digest of the request's body.
     digest: String,
     /// When the request began, on the server's timeline.
-    at: Millis,
+    at: Timestamp,
     /// When the server that began the request was started; tells servers apart.
-    agent: Millis,
+    agent: Timestamp,
     /// The response; `None` while the request is under way.
     answer: Option<String>,
 }
@@ -54,7 +55,7 @@ pub struct Idempotency {
     /// The server whose routes these are.
     pub server: Server,
     /// When this server was started.
-    pub started_at: Millis,
+    pub started_at: Timestamp,
     /// The key that seals responses that hold secrets.
     pub seal: Option<Arc<Seal>>,
     /// The clock by which records grow old.
@@ -160,16 +161,17 @@ impl Idempotency {
     }
 
     /// Removes records older than a day, and the oldest of too many.
-    async fn forget(&self, now: Millis) -> Result<(), Problem> {
+    async fn forget(&self, now: Timestamp) -> Result<(), Problem> {
         let listed = self.store.list(PREFIX).await.map_err(Error::from)?;
-        let at =
-            |value: &[u8]| serde_json::from_slice::<KeyRecord>(value).map_or(0, |kept| kept.at);
-        let mut known: Vec<(Millis, String)> =
+        let at = |value: &[u8]| {
+            serde_json::from_slice::<KeyRecord>(value).map_or(Timestamp::EPOCH, |kept| kept.at)
+        };
+        let mut known: Vec<(Timestamp, String)> =
             listed.into_iter().map(|record| (at(&record.value), record.key)).collect();
         known.sort();
         let too_many = known.len().saturating_sub(MOST - 1);
         let gone = known.into_iter().enumerate();
-        let gone = gone.filter(|(index, (at, _))| *index < too_many || at + KEPT < now);
+        let gone = gone.filter(|(index, (at, _))| *index < too_many || *at + KEPT < now);
         let deletes: Vec<Write> =
             gone.map(|(_, (_, key))| Write::Delete { key, expect: Expect::Any }).collect();
         if !deletes.is_empty() {

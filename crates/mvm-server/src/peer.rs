@@ -5,7 +5,7 @@ use axum::serve::IncomingStream;
 use mvm_api::Problem;
 use mvm_api::identity::{Facts, Identity, Role};
 use mvm_identity::revocations::Revocations;
-use mvm_model::{Code, Millis, Name};
+use mvm_model::{Code, Name, Timestamp};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 
@@ -88,7 +88,7 @@ impl Peer {
     }
 
     /// Checks that the caller's certificate is valid at `now`, since a connection may outlive it.
-    pub fn standing(&self, now: Millis) -> Result<(), Problem> {
+    pub fn standing(&self, now: Timestamp) -> Result<(), Problem> {
         let Peer::Certificate { facts, revocations } = self else { return Ok(()) };
         let refused = |code: Code, how: &str| {
             let detail = format!("the certificate of {} {how}", facts.identity.holder());

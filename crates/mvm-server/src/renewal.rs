@@ -9,16 +9,16 @@ use mvm_clock::Clock;
 use mvm_identity::enrolment::{ask, first};
 use mvm_identity::tls::Credentials;
 use mvm_identity::{authority, expiry, rotate};
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The shortest and the longest pause between fetches of the revocation list, in ms. The pause is
+/// The shortest and the longest pause between fetches of the revocation list. The pause is
 /// shorter where certificates are short-lived.
-const PERIOD_MS: (Millis, Millis) = (1_000, 30_000);
+const PERIOD: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// The pause between two warnings that a certificate has expired or soon will, in ms.
-const TELL_MS: Millis = 3_600_000;
+/// The pause between two warnings that a certificate has expired or soon will.
+const TELL: Duration = Duration::from_secs(3600);
 
 /// The signer that renews the identity.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub enum Source {
 /// and tried again; the present identity and list stay in force meanwhile. A certificate that has
 /// expired, or soon will, is logged at once and every hour.
 pub async fn keep(credentials: Arc<Credentials>, source: Source, clock: Clock) {
-    let (mut renew_at, mut tell_at) = (0, 0);
+    let (mut renew_at, mut tell_at) = (Timestamp::EPOCH, Timestamp::EPOCH);
     let mut failing = false;
     loop {
         if let Err(problem) = credentials.reload() {
@@ -42,13 +42,13 @@ pub async fn keep(credentials: Arc<Credentials>, source: Source, clock: Clock) {
         let (now, wall) = (clock.now(), clock.wall());
         if now >= tell_at {
             expiry::log_warnings(&credentials.credential(), wall);
-            tell_at = now + TELL_MS;
+            tell_at = now + TELL;
         }
         let facts = credentials.credential().facts;
-        let period = facts.validity.not_after.saturating_sub(facts.validity.not_before) / 10;
+        let period = facts.validity.not_after.since(facts.validity.not_before) / 10;
         let outcome = match rotate::due(facts.validity, wall) && now >= renew_at {
             true => {
-                renew_at = now + rotate::retry_at(facts.validity, wall).saturating_sub(wall);
+                renew_at = now + rotate::retry_at(facts.validity, wall).since(wall);
                 renew(&credentials, &source, wall).await
             }
             false => refresh(&credentials, &source, wall).await,
@@ -61,13 +61,13 @@ pub async fn keep(credentials: Arc<Credentials>, source: Source, clock: Clock) {
             _ => {}
         }
         failing = outcome.is_err();
-        tokio::time::sleep(Duration::from_millis(period.clamp(PERIOD_MS.0, PERIOD_MS.1))).await;
+        tokio::time::sleep(period.clamp(PERIOD.0, PERIOD.1)).await;
     }
 }
 
 /// Requests a certificate for a new key, and puts it in force. A signer in this process signs it at
 /// `wall`, another one by its own clock.
-pub async fn renew(credentials: &Arc<Credentials>, source: &Source, wall: Millis) -> Result<()> {
+pub async fn renew(credentials: &Arc<Credentials>, source: &Source, wall: Timestamp) -> Result<()> {
     let key = authority::new_key()?;
     let request = authority::request(&key)?;
     let present = credentials.credential();
@@ -83,7 +83,11 @@ pub async fn renew(credentials: &Arc<Credentials>, source: &Source, wall: Millis
 
 /// Fetches the revocation list, and puts it in force. A signer in this process makes it at `wall`,
 /// another one by its own clock.
-pub async fn refresh(credentials: &Arc<Credentials>, source: &Source, wall: Millis) -> Result<()> {
+pub async fn refresh(
+    credentials: &Arc<Credentials>,
+    source: &Source,
+    wall: Timestamp,
+) -> Result<()> {
     let crl = match source {
         Source::Local(signer) => signer.crl(wall).await?,
         Source::Remote => {

@@ -324,8 +324,8 @@ pub fn format_of(words: impl IntoIterator<Item = std::ffi::OsString>) -> Format 
 }
 
 /// Returns the time since then, in the largest unit that fits.
-pub fn age(since: mvm_model::Millis) -> String {
-    let seconds = wall().saturating_sub(since) / 1000;
+pub fn age(since: mvm_model::Timestamp) -> String {
+    let seconds = wall().since(since).as_secs();
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m", seconds / 60),
@@ -335,8 +335,8 @@ pub fn age(since: mvm_model::Millis) -> String {
 }
 
 /// Returns a time as text, in UTC, to the second.
-pub fn time(at: mvm_model::Millis) -> String {
-    let seconds = i64::try_from(at / 1000).unwrap_or(i64::MAX);
+pub fn time(at: mvm_model::Timestamp) -> String {
+    let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "-".to_owned(), |time| time.to_string())
 }
 

@@ -1,7 +1,7 @@
 //! The time of a command.
 
 use mvm_clock::Clock;
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 
 /// Returns the clock of a command that is no server: its timeline ends with it.
 pub fn clock() -> Clock {
@@ -9,6 +9,6 @@ pub fn clock() -> Clock {
 }
 
 /// Returns the wall clock, in ms since the Unix epoch.
-pub fn wall() -> Millis {
+pub fn wall() -> Timestamp {
     clock().wall()
 }

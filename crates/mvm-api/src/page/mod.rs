@@ -244,7 +244,7 @@ impl Listed for LeaseView {
 /// Sorted by time, oldest first.
 impl Listed for JobView {
     fn key(&self) -> Key {
-        Key::number(self.created_at).then(self.job_id)
+        Key::number(self.created_at.as_millis()).then(self.job_id)
     }
 }
 
@@ -275,7 +275,7 @@ impl Listed for KernelView {
 /// Sorted by time, newest first.
 impl Listed for ImageView {
     fn key(&self) -> Key {
-        Key::number(u64::MAX - self.built_at).then(self.digest)
+        Key::number(u64::MAX - self.built_at.as_millis()).then(self.digest)
     }
 }
 

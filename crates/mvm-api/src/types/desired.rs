@@ -1,7 +1,7 @@
 //! Requests and responses about the desired state.
 
 use mvm_model::desired::{DesiredState, Step};
-use mvm_model::{AnyCode, Millis};
+use mvm_model::{AnyCode, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,5 +45,5 @@ pub struct DesiredStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure_code: Option<AnyCode>,
     /// When the failed step is tried again; ms since the Unix epoch.
-    pub retry_at: Option<Millis>,
+    pub retry_at: Option<Timestamp>,
 }

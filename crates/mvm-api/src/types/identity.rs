@@ -2,7 +2,7 @@
 //! lists are PEM text.
 
 use crate::identity::{Facts, Identity};
-use mvm_model::{Millis, Name};
+use mvm_model::{Name, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +54,7 @@ pub struct Invitation {
     /// The token: a secret, valid once.
     pub token: String,
     /// When the token expires; ms since the Unix epoch.
-    pub expires_at: Millis,
+    pub expires_at: Timestamp,
 }
 
 /// Request of `POST /v1/ca/revoke`.
@@ -82,5 +82,5 @@ pub struct CertificateView {
     pub facts: Facts,
     /// When the certificate was revoked, ms since the Unix epoch; absent where it is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked_at: Option<Millis>,
+    pub revoked_at: Option<Timestamp>,
 }

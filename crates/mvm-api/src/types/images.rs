@@ -1,6 +1,6 @@
 //! Requests and responses about images and kernels.
 
-use mvm_model::{Digest, Millis, PoolRef};
+use mvm_model::{Digest, PoolRef, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ pub struct ImageView {
     pub content: String,
     /// When the image was built, ms since the Unix epoch; 0 where the node does not know.
     #[serde(default)]
-    pub built_at: Millis,
+    pub built_at: Timestamp,
     /// The pools that have the image among their revisions.
     pub pools: Vec<PoolRef>,
 }

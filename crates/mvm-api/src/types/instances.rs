@@ -3,7 +3,7 @@
 use mvm_model::halt::Paused;
 use mvm_model::policy::Next;
 use mvm_model::{
-    Accelerator, Digest, InstanceRef, JobId, Lease, Millis, Name, Resources, State, WayUp,
+    Accelerator, Digest, InstanceRef, JobId, Lease, Name, Resources, State, Timestamp, WayUp,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,13 +64,13 @@ pub struct InstanceView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<Name>,
     /// When the instance was created; ms since the Unix epoch.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
     /// When the instance reached its state; ms since the Unix epoch.
-    pub state_since: Millis,
+    pub state_since: Timestamp,
     /// When the hypervisor's process of a sleeping instance ends, where it still runs; ms since the
     /// Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lingers_until: Option<Millis>,
+    pub lingers_until: Option<Timestamp>,
     /// What the pool's policy does next with the instance, if nothing else happens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Next>,

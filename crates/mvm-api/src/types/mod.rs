@@ -19,7 +19,7 @@ pub use network::*;
 pub use pools::*;
 pub use tenants::*;
 
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use mvm_model::accelerator::{Standing, Wanted};
 use mvm_model::fleet::Capacity;
 use mvm_model::host::Shortfall;
@@ -60,7 +60,7 @@ pub struct AgentInfo {
     /// The network namespace that the agent works in; absent where none was named.
     pub netns: Option<String>,
     /// When the agent started; ms since the Unix epoch.
-    pub started_at: Millis,
+    pub started_at: Timestamp,
     /// Number of instances on record.
     pub instances: usize,
     /// The resources that the host offers to instances.

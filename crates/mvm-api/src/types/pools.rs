@@ -5,7 +5,9 @@ use mvm_model::pool::RevisionEntry;
 pub use mvm_model::pool_patch::{PolicyPatch, UpdatePool};
 use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::template::Renewal;
-use mvm_model::{Accelerator, Cache, CacheDisk, Counts, Egress, Millis, Name, Recycle, Resources};
+use mvm_model::{
+    Accelerator, Cache, CacheDisk, Counts, Egress, Name, Recycle, Resources, Timestamp,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -68,7 +70,7 @@ pub struct PoolView {
     /// Since when the pool's image is being built, ms since the Unix epoch; absent where no build
     /// runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub building_since: Option<Millis>,
+    pub building_since: Option<Timestamp>,
     /// Number of unleased instances by temperature.
     pub ready_counts: Counts,
     /// Number of leased instances.
@@ -109,7 +111,7 @@ pub struct PoolView {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortfalls: Vec<Shortfall>,
     /// When the pool was created; ms since the Unix epoch.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
 }
 
 /// Request of `POST …/build` (server-sent events: `progress`, then `result` or `problem`).

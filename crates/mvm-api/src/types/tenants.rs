@@ -1,7 +1,7 @@
 //! Requests and responses about tenants.
 
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Mib, Millis, Name, Quotas, Usage};
+use mvm_model::{Mib, Name, Quotas, Timestamp, Usage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -92,5 +92,5 @@ pub struct TenantView {
     /// What the tenant uses of its quotas.
     pub usage: Usage,
     /// When the tenant was created; ms since the Unix epoch.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
 }

@@ -4,15 +4,16 @@
 use crate::records::put;
 use crate::{Result, records};
 use axum::http::StatusCode;
-use mvm_model::{Millis, Name};
+use mvm_model::{Name, Timestamp};
 use mvm_store::{Error, Expect, Store, Write};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The prefix of the records' keys in the store.
 const PREFIX: &str = "placed/";
-/// For how long a key's node is remembered, in ms: nodes remember keys for a day, and coordinators whose
+/// For how long a key's node is remembered: nodes remember keys for a day, and coordinators whose
 /// clocks differ may differ by another.
-const KEPT: Millis = 48 * 3600 * 1000;
+const KEPT: Duration = Duration::from_secs(48 * 3600);
 /// One key in this many pays for the removal of those that nodes have forgotten.
 const SWEEP: u8 = 64;
 
@@ -20,7 +21,7 @@ const SWEEP: u8 = 64;
 struct KeyRecord {
     node: Name,
     /// When it was chosen, on the timeline of the coordinator that chose it.
-    at: Millis,
+    at: Timestamp,
     /// How many requests with the key were sent to the node before the last one.
     #[serde(default)]
     before: u32,
@@ -41,7 +42,7 @@ pub struct KeyAssignment {
 pub async fn node(
     store: &dyn Store,
     key: &str,
-    now: Millis,
+    now: Timestamp,
     choose: impl Fn() -> Result<Name>,
 ) -> Result<KeyAssignment> {
     let at = format!("{PREFIX}{key}");
@@ -94,7 +95,7 @@ impl KeyAssignment {
     }
 }
 
-async fn sweep(store: &dyn Store, now: Millis) -> Result<()> {
+async fn sweep(store: &dyn Store, now: Timestamp) -> Result<()> {
     for record in store.list(PREFIX).await? {
         let placed: KeyRecord = records::read(&record.key, &record.value)?;
         if placed.at + KEPT < now {
@@ -117,7 +118,8 @@ mod tests {
     #[tokio::test]
     async fn a_key_stays_with_its_node_until_that_refuses_it() {
         let store = SqliteStore::in_memory().expect("a store");
-        let ask = async |name| node(&store, "ab", 0, choose(name)).await.expect("a place");
+        let ask =
+            async |name| node(&store, "ab", Timestamp::EPOCH, choose(name)).await.expect("a place");
         let mut place = ask("n1").await;
         assert_eq!((place.node.as_str(), place.first), ("n1", true));
         for status in [200, 409, 422, 500, 503] {
@@ -137,7 +139,8 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_asked_again_meanwhile_keeps_the_key() {
         let store = SqliteStore::in_memory().expect("a store");
-        let ask = async |name| node(&store, "ab", 0, choose(name)).await.expect("a place");
+        let ask =
+            async |name| node(&store, "ab", Timestamp::EPOCH, choose(name)).await.expect("a place");
         let lost = ask("n1").await;
         // The client did not wait for the outcome of its first request, and the node takes this one.
         let made = ask("n2").await;
@@ -149,12 +152,13 @@ mod tests {
     #[tokio::test]
     async fn what_nodes_have_forgotten_is_forgotten() {
         let store = SqliteStore::in_memory().expect("a store");
+        let begun = Timestamp::from_millis(1);
         for key in ["ab", "cd"] {
-            node(&store, key, 1, choose("n1")).await.expect("a node");
+            node(&store, key, begun, choose("n1")).await.expect("a node");
         }
-        sweep(&store, 1 + KEPT / 2).await.expect("swept");
+        sweep(&store, begun + KEPT / 2).await.expect("swept");
         assert_eq!(store.list(PREFIX).await.expect("listed").len(), 2);
-        sweep(&store, 1 + KEPT + 1000).await.expect("swept");
+        sweep(&store, begun + KEPT + Duration::from_secs(1)).await.expect("swept");
         assert_eq!(store.list(PREFIX).await.expect("listed").len(), 0);
     }
 }

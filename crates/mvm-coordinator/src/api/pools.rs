@@ -8,7 +8,7 @@ use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::types::{PoolView, TenantView};
 use mvm_model::fleet::{FleetPool, FleetTenant, PoolStatus};
 use mvm_model::pool::RevisionEntry;
-use mvm_model::{Cache, CacheDisk, Counts, Name, PoolRef, Usage};
+use mvm_model::{Cache, CacheDisk, Counts, Name, PoolRef, Timestamp, Usage};
 use mvm_server::Caller;
 
 pub async fn tenants(
@@ -81,7 +81,7 @@ fn held<'a>(view: &'a View, pool: &'a PoolRef) -> impl Iterator<Item = (&'a Name
     reached.filter_map(move |(name, known)| Some((name, known.status.as_ref()?.pools.get(pool)?)))
 }
 
-fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> PoolView {
+fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: Timestamp) -> PoolView {
     let reference = tenant.reference(pool);
     let held: Vec<(&Name, &PoolStatus)> = held(view, &reference).collect();
     let sum = |of: fn(&PoolStatus) -> u32| {
@@ -129,7 +129,7 @@ fn no_content(cache: Cache) -> CacheDisk {
     CacheDisk { cache, generation: 0, committed_at: None }
 }
 
-fn tenant_view(view: &View, tenant: &FleetTenant, at: u64) -> TenantView {
+fn tenant_view(view: &View, tenant: &FleetTenant, at: Timestamp) -> TenantView {
     let mut usage = Usage { pools: tenant.pools.len() as u64, ..Usage::default() };
     for pool in &tenant.pools {
         let (reference, shape) = (tenant.reference(pool), pool.footprint());

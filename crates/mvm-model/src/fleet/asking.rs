@@ -4,16 +4,17 @@
 //! A claim must never go to another node while the first one may still bring up a machine for it,
 //! and must never wait for a node that does not answer any more.
 
-use crate::Millis;
+use crate::timestamp::Timestamp;
+use std::time::Duration;
 
-/// How long a node may be out of the leader's reach in the middle of a claim, in ms. A node that
+/// How long a node may be out of the leader's reach in the middle of a claim. A node that
 /// the other coordinators cannot reach either is given up at once.
-pub const AWAY_MS: Millis = 15_000;
-/// The same limit if the claim's client already uses the machine, in ms: the node's agent may be
+pub const AWAY: Duration = Duration::from_secs(15);
+/// The same limit if the claim's client already uses the machine: the node's agent may be
 /// restarting while the machine goes on.
-pub const USED_AWAY_MS: Millis = 60_000;
-/// How long a node may take to bring up a machine, in ms.
-pub const BRING_MS: Millis = 120_000;
+pub const USED_AWAY: Duration = Duration::from_secs(60);
+/// How long a node may take to bring up a machine.
+pub const BRING: Duration = Duration::from_secs(120);
 
 /// The outcome of one request to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,31 +45,31 @@ pub enum Step {
 /// A claim that one node is being asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking {
-    began: Millis,
+    began: Timestamp,
     /// Whether the node may have something of the claim.
     asked: bool,
     /// Whether the claim's client already uses the machine.
     used: bool,
     /// Since when the node has been out of reach; `None` while it is in reach.
-    away_since: Option<Millis>,
+    away_since: Option<Timestamp>,
 }
 
 impl Asking {
     /// Begins to ask a node for a new claim.
-    pub fn new(now: Millis) -> Asking {
+    pub fn new(now: Timestamp) -> Asking {
         Asking { began: now, asked: false, used: false, away_since: None }
     }
 
     /// Begins to ask a node that was asked for this claim before, by an earlier leader or for a
     /// request whose connection broke. `used` says whether the client already uses the machine that
     /// it got there.
-    pub fn anew(used: bool, now: Millis) -> Asking {
+    pub fn anew(used: bool, now: Timestamp) -> Asking {
         Asking { asked: true, used, ..Asking::new(now) }
     }
 
     /// Returns what to do after a request. `reached` says whether the leader's link to the node is
     /// up, `lost` whether no coordinator reaches the node.
-    pub fn heard(&mut self, heard: CallOutcome, reached: bool, lost: bool, now: Millis) -> Step {
+    pub fn heard(&mut self, heard: CallOutcome, reached: bool, lost: bool, now: Timestamp) -> Step {
         match heard {
             CallOutcome::Refused if !self.asked => return Step::Elsewhere,
             CallOutcome::Unreached if !self.asked => return Step::Elsewhere,
@@ -81,12 +82,12 @@ impl Asking {
                 self.away_since.get_or_insert(now);
             }
         }
-        let away = self.away_since.map_or(0, |since| now.saturating_sub(since));
+        let away = self.away_since.map_or(Duration::ZERO, |since| now.since(since));
         let (lost, most) = match self.used {
-            true => (false, USED_AWAY_MS),
-            false => (lost, AWAY_MS),
+            true => (false, USED_AWAY),
+            false => (lost, AWAY),
         };
-        if lost || away >= most || now.saturating_sub(self.began) >= BRING_MS {
+        if lost || away >= most || now.since(self.began) >= BRING {
             return Step::GiveUp;
         }
         match heard {
@@ -102,52 +103,71 @@ mod tests {
     use CallOutcome::{Failed, Nothing, Refused, Unreached};
     use Step::{Again, Elsewhere, EndFirst, GiveUp};
 
+    const BEGAN: Timestamp = Timestamp::EPOCH;
+    const MS: Duration = Duration::from_millis(1);
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
     #[test]
     fn a_node_that_has_nothing_of_a_claim_is_left_at_once() {
-        assert_eq!(Asking::new(0).heard(Refused, true, false, 1), Elsewhere);
-        assert_eq!(Asking::new(0).heard(Unreached, false, false, 1), Elsewhere);
-        assert_eq!(Asking::new(0).heard(Unreached, false, true, 1), Elsewhere);
+        assert_eq!(Asking::new(BEGAN).heard(Refused, true, false, at(1)), Elsewhere);
+        assert_eq!(Asking::new(BEGAN).heard(Unreached, false, false, at(1)), Elsewhere);
+        assert_eq!(Asking::new(BEGAN).heard(Unreached, false, true, at(1)), Elsewhere);
     }
 
     #[test]
     fn a_node_that_may_have_something_of_it_ends_that_first() {
-        assert_eq!(Asking::new(0).heard(Failed, true, false, 1), EndFirst);
-        let mut asking = Asking::new(0);
-        assert_eq!(asking.heard(Nothing, true, false, 10), Again, "its agent was killed");
-        assert_eq!(asking.heard(Unreached, false, false, 500), Again);
-        assert_eq!(asking.heard(Refused, true, false, 4000), EndFirst, "it is not asked for 120 s");
-        assert_eq!(asking.heard(Nothing, true, false, 4500), Again, "the end was cut off");
-        assert_eq!(asking.heard(Failed, true, false, 5000), EndFirst);
+        assert_eq!(Asking::new(BEGAN).heard(Failed, true, false, at(1)), EndFirst);
+        let mut asking = Asking::new(BEGAN);
+        assert_eq!(asking.heard(Nothing, true, false, at(10)), Again, "its agent was killed");
+        assert_eq!(asking.heard(Unreached, false, false, at(500)), Again);
+        assert_eq!(
+            asking.heard(Refused, true, false, at(4000)),
+            EndFirst,
+            "it is not asked for 120 s"
+        );
+        assert_eq!(asking.heard(Nothing, true, false, at(4500)), Again, "the end was cut off");
+        assert_eq!(asking.heard(Failed, true, false, at(5000)), EndFirst);
     }
 
     #[test]
     fn a_new_leader_waits_for_a_node_that_it_does_not_reach_yet() {
-        let mut asking = Asking::anew(false, 0);
-        assert_eq!(asking.heard(Unreached, false, false, 1), Again, "it has only just begun");
-        assert_eq!(asking.heard(Refused, true, false, 900), EndFirst);
-        assert_eq!(asking.heard(Unreached, false, true, 1000), GiveUp);
+        let mut asking = Asking::anew(false, BEGAN);
+        assert_eq!(asking.heard(Unreached, false, false, at(1)), Again, "it has only just begun");
+        assert_eq!(asking.heard(Refused, true, false, at(900)), EndFirst);
+        assert_eq!(asking.heard(Unreached, false, true, at(1000)), GiveUp);
     }
 
     #[test]
     fn a_machine_that_is_in_use_is_not_given_up_because_its_agent_is_started_anew() {
-        let mut asking = Asking::anew(true, 0);
-        assert_eq!(asking.heard(Unreached, false, true, AWAY_MS + 1), Again);
-        assert_eq!(asking.heard(Unreached, false, true, USED_AWAY_MS), Again);
-        assert_eq!(asking.heard(Unreached, false, true, AWAY_MS + 1 + USED_AWAY_MS), GiveUp);
+        let mut asking = Asking::anew(true, BEGAN);
+        assert_eq!(asking.heard(Unreached, false, true, BEGAN + AWAY + MS), Again);
+        assert_eq!(asking.heard(Unreached, false, true, BEGAN + USED_AWAY), Again);
+        assert_eq!(asking.heard(Unreached, false, true, BEGAN + AWAY + MS + USED_AWAY), GiveUp);
     }
 
     #[test]
     fn a_node_that_is_away_is_waited_for_briefly_and_one_that_works_for_long() {
-        let mut away = Asking::new(0);
-        assert_eq!(away.heard(Nothing, false, false, 1000), Again);
-        assert_eq!(away.heard(Unreached, false, false, 1000 + AWAY_MS - 1), Again);
-        assert_eq!(away.heard(Unreached, false, false, 1000 + AWAY_MS), GiveUp);
+        let mut away = Asking::new(BEGAN);
+        assert_eq!(away.heard(Nothing, false, false, at(1000)), Again);
+        assert_eq!(away.heard(Unreached, false, false, at(1000) + AWAY - MS), Again);
+        assert_eq!(away.heard(Unreached, false, false, at(1000) + AWAY), GiveUp);
         let mut back = away;
-        assert_eq!(back.heard(Nothing, true, false, 1000 + AWAY_MS), Again, "it has come back");
-        assert_eq!(back.heard(Unreached, false, false, 2000 + AWAY_MS), Again, "a wait of its own");
-        assert_eq!(back.heard(Unreached, false, true, 2001 + AWAY_MS), GiveUp, "nobody reaches it");
-        let mut busy = Asking::new(0);
-        assert_eq!(busy.heard(Nothing, true, false, BRING_MS - 1), Again);
-        assert_eq!(busy.heard(Nothing, true, false, BRING_MS), GiveUp);
+        assert_eq!(back.heard(Nothing, true, false, at(1000) + AWAY), Again, "it has come back");
+        assert_eq!(
+            back.heard(Unreached, false, false, at(2000) + AWAY),
+            Again,
+            "a wait of its own"
+        );
+        assert_eq!(
+            back.heard(Unreached, false, true, at(2001) + AWAY),
+            GiveUp,
+            "nobody reaches it"
+        );
+        let mut busy = Asking::new(BEGAN);
+        assert_eq!(busy.heard(Nothing, true, false, BEGAN + BRING - MS), Again);
+        assert_eq!(busy.heard(Nothing, true, false, BEGAN + BRING), GiveUp);
     }
 }

@@ -8,11 +8,11 @@
 //! burst spreads over nodes before any of them has reported it.
 
 use super::node::Capacity;
-use crate::Millis;
 use crate::id::LeaseId;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
 use crate::resources::Resources;
+use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -118,7 +118,7 @@ struct Claim {
     pool: PoolRef,
     /// Its position in the order of arrival.
     turn: u64,
-    deadline: Millis,
+    deadline: Timestamp,
     stage: Stage,
 }
 
@@ -166,7 +166,7 @@ struct TenantState {
 pub struct Claims {
     limits: Limits,
     claims: HashMap<LeaseId, Claim>,
-    deadlines: BTreeSet<(Millis, LeaseId)>,
+    deadlines: BTreeSet<(Timestamp, LeaseId)>,
     tenants: BTreeMap<Name, TenantState>,
     pools: HashMap<PoolRef, PoolState>,
     names: BTreeMap<Name, usize>,
@@ -258,7 +258,7 @@ impl Claims {
         &mut self,
         id: LeaseId,
         pool: &PoolRef,
-        deadline: Millis,
+        deadline: Timestamp,
     ) -> Result<(), ClaimDenied> {
         if self.claims.contains_key(&id) {
             return Err(ClaimDenied::Known);
@@ -277,7 +277,7 @@ impl Claims {
     }
 
     /// Adds a claim that an earlier leader sent to a node, or that the node reports as held.
-    pub fn adopt(&mut self, id: LeaseId, pool: &PoolRef, node: &Name, deadline: Millis) {
+    pub fn adopt(&mut self, id: LeaseId, pool: &PoolRef, node: &Name, deadline: Timestamp) {
         if self.claims.contains_key(&id) {
             return;
         }
@@ -447,7 +447,7 @@ impl Claims {
     }
 
     /// Removes the claims whose deadline has passed and returns their ids.
-    pub fn expire(&mut self, now: Millis) -> Vec<LeaseId> {
+    pub fn expire(&mut self, now: Timestamp) -> Vec<LeaseId> {
         let mut expired = Vec::new();
         while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {
@@ -461,7 +461,7 @@ impl Claims {
     }
 
     /// Returns when the next deadline passes; `None` if no claim waits.
-    pub fn next_deadline(&self) -> Option<Millis> {
+    pub fn next_deadline(&self) -> Option<Timestamp> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 

@@ -1,11 +1,11 @@
 //! A node as the fleet sees it.
 
 use super::rules::{Labels, NODE, Selector};
-use crate::Millis;
 use crate::any_code::AnyCode;
 use crate::mib::Mib;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
+use crate::timestamp::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,7 +116,7 @@ pub struct FleetNode {
     /// Whether it may get instances, and keeps those that it has.
     pub duty: Duty,
     /// Since when it is out of reach, if it is.
-    pub lost_since: Option<Millis>,
+    pub lost_since: Option<Timestamp>,
     /// Whether it sent its status after it had done all of its last document.
     pub settled: bool,
 }

@@ -11,10 +11,10 @@ use super::placement_board::{Board, Item, UnfitReason};
 use super::quota_split::split_quotas;
 use super::retained_pools::keep_records;
 use super::{FleetPool, FleetState};
-use crate::Millis;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
 use crate::state::Temperature;
+use crate::timestamp::Timestamp;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ pub fn place(
     document: &FleetState,
     nodes: &BTreeMap<Name, FleetNode>,
     previous: &Placement,
-    now: Millis,
+    now: Timestamp,
 ) -> Placement {
     let mut board = Board::new(document, nodes, now);
     let items: Vec<Item<'_>> = (document.tenants.iter().enumerate())

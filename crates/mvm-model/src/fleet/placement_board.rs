@@ -2,15 +2,16 @@
 
 use super::node::{Duty, FleetNode};
 use super::{FleetPool, FleetState};
-use crate::Millis;
 use crate::mib::Mib;
 use crate::name::Name;
 use crate::resources::Resources;
 use crate::state::Temperature;
+use crate::timestamp::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 /// The reason why a node does not get an instance.
 #[derive(
@@ -137,9 +138,9 @@ impl<'a> Board<'a> {
     pub fn new(
         document: &FleetState,
         nodes: &'a BTreeMap<Name, FleetNode>,
-        now: Millis,
+        now: Timestamp,
     ) -> Board<'a> {
-        let grace = document.node_grace_s.saturating_mul(1000);
+        let grace = Duration::from_secs(document.node_grace_s);
         let sites = nodes.iter().map(|(name, node)| Site::new(document, name, node, grace, now));
         let tenants = document.tenants.iter();
         Board {
@@ -229,10 +230,10 @@ impl<'a> Site<'a> {
         document: &FleetState,
         name: &'a Name,
         node: &'a FleetNode,
-        grace: u64,
-        now: Millis,
+        grace: Duration,
+        now: Timestamp,
     ) -> Self {
-        let given_up = node.lost_since.is_some_and(|since| now >= since.saturating_add(grace));
+        let given_up = node.lost_since.is_some_and(|since| now >= since + grace);
         let draining = node.duty == Duty::Draining;
         let closed = match (node.lost_since, node.duty) {
             (Some(_), _) => Some(UnfitReason::Lost),

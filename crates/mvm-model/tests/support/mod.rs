@@ -36,7 +36,7 @@ pub fn pool() -> mvm_model::Pool {
         desired: None,
         revisions: Vec::new(),
         current: None,
-        created_at: 0,
+        created_at: mvm_model::Timestamp::EPOCH,
     }
 }
 
@@ -57,8 +57,8 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
         caches: Vec::new(),
         address: std::net::Ipv4Addr::from(0x0af0_1402 + number % 200),
         mac: String::new(),
-        created_at: 0,
-        state_since: 0,
+        created_at: mvm_model::Timestamp::EPOCH,
+        state_since: mvm_model::Timestamp::EPOCH,
         lease: None,
         leases_served: 0,
         way_up: None,
@@ -74,8 +74,8 @@ pub fn lease(purpose: mvm_model::lease::Purpose) -> mvm_model::Lease {
         id: mvm_model::LeaseId::from_number(0x0123_4567),
         holder: "uid:0".to_owned(),
         purpose,
-        since: 0,
-        expires_at: 1,
+        since: mvm_model::Timestamp::EPOCH,
+        expires_at: mvm_model::Timestamp::from_millis(1),
         longest_until: None,
     }
 }

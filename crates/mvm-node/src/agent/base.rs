@@ -11,14 +11,14 @@ use crate::state_dir::StateDir;
 use crate::wake::Wake;
 use mvm_clock::Clock;
 use mvm_identity::tls::Credentials;
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// The process of an agent.
 pub(crate) struct Process {
     /// When the agent started.
-    pub started_at: Millis,
+    pub started_at: Timestamp,
     /// Notified to stop the agent.
     pub stop: Notify,
     /// The network namespace that the process is in, if one was named.

@@ -54,7 +54,7 @@ impl Agent {
 
     /// Advances this agent's clock, which its test has made.
     #[cfg(test)]
-    pub fn advance(&self, by: mvm_model::Millis) {
+    pub fn advance(&self, by: std::time::Duration) {
         self.base.records.clock().hand().expect("a clock of a test").advance(by);
     }
 }

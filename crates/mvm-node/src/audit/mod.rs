@@ -18,7 +18,7 @@ use log::{Logs, Written};
 use mvm_api::audit::{AuditLogView, PrunedView};
 use mvm_clock::Clock;
 use mvm_model::audit::{AGENT, Entry, NODE_LOG, OK, bounded};
-use mvm_model::{Instance, InstanceRef, Job, JobId, Millis, Name};
+use mvm_model::{Instance, InstanceRef, Job, JobId, Name, Timestamp};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use std::fs::File;
@@ -72,7 +72,12 @@ impl Audit {
     }
 
     /// Removes the records of these logs that were written before a time, on behalf of this actor.
-    pub fn prune(&self, logs: &[String], before: Millis, entry: &Entry) -> Result<Vec<PrunedView>> {
+    pub fn prune(
+        &self,
+        logs: &[String],
+        before: Timestamp,
+        entry: &Entry,
+    ) -> Result<Vec<PrunedView>> {
         let prune = |log: &String| self.logs.prune(log, before, entry, |_| Ok(()));
         logs.iter().map(prune).collect()
     }

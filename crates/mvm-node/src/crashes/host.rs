@@ -243,7 +243,7 @@ fn image(dir: &Path, digest: Digest) {
         platform: Platform::Pci,
         kernel_digest: IMAGES[0],
         kernel_version: String::new(),
-        built_at: 0,
+        built_at: mvm_model::Timestamp::EPOCH,
         size_bytes: 0,
         flake: String::new(),
         profile: String::new(),

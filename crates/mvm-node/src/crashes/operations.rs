@@ -12,7 +12,7 @@ use mvm_api::fleet::{Leader, NodeClaim};
 use mvm_api::types::{CreatePool, CreateTenant, PolicyPatch, ScalePool, UpdatePool};
 use mvm_model::cache::Cache;
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSION};
-use mvm_model::lease::{HOLD_MS, Purpose};
+use mvm_model::lease::{HOLD, Purpose};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
     Actor, Code, Counts, Digest, Instance, InstanceId, LeaseId, Mib, Name, PoolRef, Quotas,
@@ -213,7 +213,7 @@ async fn abandoned_claim(agent: &Arc<Agent>) -> Result<()> {
     let claim = NodeClaim { leader, pool, holder, lease_s: None };
     agent.steering.fleet.claim(&id.to_string(), claim).await?;
     let mut changes = agent.base.records.subscribe();
-    agent.advance(HOLD_MS);
+    agent.advance(HOLD);
     agent.work.leases.expire().await;
     while agent.base.records.read(|world| leased(world, id).is_ok()) {
         let _ = changes.changed().await;

@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
 use mvm_archive::{Entry, Kind, Time, Writer};
 use mvm_model::cache::Cache;
-use mvm_model::job::{JobSpec, JobState, PREPARING_MS};
+use mvm_model::job::{JobSpec, JobState, PREPARING};
 use mvm_model::{Counts, Job, JobId, Mib, Recycle};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ pub async fn unfinished_work(agent: &Agent, world: &RecordSet) -> Option<String>
     let job = world.jobs.values().find(|job| !job.state.has_ended())?;
     if job.state == JobState::Preparing {
         // The client that submitted the job is gone.
-        agent.advance(PREPARING_MS);
+        agent.advance(PREPARING);
         if let Err(error) = agent.work.jobs.tidy().await {
             return Some(error.to_string());
         }

@@ -114,7 +114,7 @@ async fn unfinished_work(agent: &Arc<Agent>) -> Option<String> {
     let held = |i: &&Instance| i.lease.as_ref().is_some_and(|l| l.purpose != Purpose::Manual);
     if let Some(instance) = world.instances.values().find(held) {
         // A lease whose end has failed ends at a later try.
-        agent.advance(60_000);
+        agent.advance(std::time::Duration::from_secs(60));
         return Some(format!("{instance:?}"));
     }
     if let Some(in_force) = &world.desired {
@@ -128,7 +128,7 @@ async fn unfinished_work(agent: &Arc<Agent>) -> Option<String> {
         let instances: Vec<_> = world.of_pool(&pool.reference).collect();
         let failures = agent.pools.health.of(&pool.reference).failures;
         let clock = agent.base.records.clock();
-        agent.advance(failures.retry_at().saturating_sub(clock.now()));
+        agent.advance(failures.retry_at().since(clock.now()));
         let now = clock.now();
         if agent.supplies.templates.renewal_of(pool).is_some_and(|renewal| !renewal.done) {
             return Some(format!("the template of {} is to be made anew", pool.reference));

@@ -63,7 +63,7 @@ impl Seats {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let retry_at = {
+            let pause = {
                 let limits = self.limits();
                 let mut decisions = locked(&self.decisions);
                 if let Some(id) = decisions.assign(&limits) {
@@ -72,16 +72,16 @@ impl Seats {
                 while decisions.wake(&limits, self.clock.now()) {
                     wake();
                 }
-                decisions.retry_at().saturating_sub(self.clock.now())
+                decisions.retry_at().since(self.clock.now())
             };
             let (failures, error) = locked(&self.hopeless).clone();
             if let Some(error) = error.filter(|_| failures != begun) {
                 return Err(error.into());
             }
             let retry = async {
-                match retry_at {
-                    0 => std::future::pending().await,
-                    wait => tokio::time::sleep(Duration::from_millis(wait)).await,
+                match pause {
+                    Duration::ZERO => std::future::pending().await,
+                    pause => tokio::time::sleep(pause).await,
                 }
             };
             tokio::select! {

@@ -14,6 +14,7 @@ use mvm_model::lease::Purpose;
 use mvm_model::{Instance, InstanceId, PoolRef, State};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The length of a serving instance's lease, in seconds, which is extended again and again. If the
 /// agent ends and does not come back in this time, the next one puts the instance to sleep.
@@ -97,7 +98,7 @@ impl Servers {
 
     /// Returns the changes that are due for this front's instances.
     pub fn due(&self, pool: &PoolRef, listen: SocketAddr, serving: &[InstanceId]) -> Due {
-        let half = self.clock().now() + LEASE_S * 1000 / 2;
+        let half = self.clock().now() + Duration::from_secs(LEASE_S) / 2;
         self.records.read(|world| {
             let (mut lost, mut leases) = (Vec::new(), Vec::new());
             for id in serving {
@@ -131,7 +132,7 @@ impl Servers {
 
     /// Extends the leases of these instances, counted from now.
     pub async fn extend_held(&self, due: &[InstanceId]) -> Result<()> {
-        let expires_at = self.clock().now() + LEASE_S * 1000;
+        let expires_at = self.clock().now() + Duration::from_secs(LEASE_S);
         self.records
             .change(|world, changes| {
                 for instance in due.iter().filter_map(|id| world.instances.get(id)) {

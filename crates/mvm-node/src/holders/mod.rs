@@ -7,13 +7,14 @@
 use crate::locks::locked;
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_clock::Clock;
-use mvm_model::lease::{Holders, RENEW_MS};
-use mvm_model::{Instance, Job, JobState, Lease, LeaseId, Millis};
+use mvm_model::lease::{Holders, RENEW};
+use mvm_model::{Instance, Job, JobState, Lease, LeaseId, Timestamp};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as Lock};
+use std::time::Duration;
 
-/// The pause before a lease whose end failed is ended again, in ms.
-const AGAIN_MS: Millis = 5000;
+/// The pause before a lease whose end failed is ended again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The agent's knowledge of leases beside their records.
 pub(crate) struct LeaseHolders {
@@ -22,7 +23,7 @@ pub(crate) struct LeaseHolders {
     /// The leases that are being ended.
     ending: Lock<HashSet<LeaseId>>,
     /// The leases whose end failed, and when to try again.
-    unended: Lock<HashMap<LeaseId, Millis>>,
+    unended: Lock<HashMap<LeaseId, Timestamp>>,
 }
 
 impl LeaseHolders {
@@ -44,7 +45,7 @@ impl LeaseHolders {
     }
 
     /// Returns when the lease ends, on the node's timeline, if its holder gives no further sign.
-    pub(crate) fn ends_at(&self, lease: &Lease) -> Millis {
+    pub(crate) fn ends_at(&self, lease: &Lease) -> Timestamp {
         lease.ends_at(locked(&self.signs).seen(lease.id, self.clock.now()))
     }
 
@@ -64,7 +65,7 @@ impl LeaseHolders {
 
     /// Notes that ending the lease failed; it is tried again.
     pub(crate) fn not_ended(&self, lease: LeaseId) {
-        locked(&self.unended).insert(lease, self.clock.now() + AGAIN_MS);
+        locked(&self.unended).insert(lease, self.clock.now() + AGAIN);
     }
 
     /// Forgets the leases that no longer exist.
@@ -80,11 +81,11 @@ impl LeaseHolders {
         let held = lease.purpose.lives_with_holder();
         let held_by = held.then(|| held_by.or_else(connected)).flatten();
         let now = self.clock.wall_of(self.clock.now());
-        let left_ms = lease.expires_at.saturating_sub(now);
+        let left = lease.expires_at.since(now);
         Some(LeaseView {
             lease,
             instance: instance.reference(),
-            left_s: left_ms / 1000,
+            left_s: left.as_secs(),
             held_by,
             node_id: None,
         })
@@ -95,7 +96,7 @@ impl LeaseHolders {
     fn is_connected(&self, lease: LeaseId) -> bool {
         let signs = locked(&self.signs);
         let now = self.clock.now();
-        let said = || signs.seen(lease, now) + RENEW_MS * 3 / 2 > now;
+        let said = || signs.seen(lease, now) + RENEW * 3 / 2 > now;
         signs.is_held(lease) || lease.is_claim() && said()
     }
 

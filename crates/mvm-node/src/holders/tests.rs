@@ -4,9 +4,10 @@ use crate::agent::Agent;
 use crate::crashes::host::{Host, own_network};
 use crate::crashes::operations::{counts, pool, runners, scale};
 use mvm_api::fleet::{Leader, NodeClaim, RenewClaims};
-use mvm_model::lease::{HOLD_MS, Purpose, RENEW_MS};
+use mvm_model::lease::{HOLD, Purpose, RENEW};
 use mvm_model::{Lease, LeaseId, Recycle};
 use std::sync::Arc;
+use std::time::Duration;
 
 const CLAIM: LeaseId = LeaseId::of_claim(0x0123_4567_89ab_cdef);
 
@@ -65,19 +66,19 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
     let host = on_host(async |agent| {
         agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         for _ in 0..20 {
-            agent.advance(RENEW_MS * 2);
+            agent.advance(RENEW * 2);
             let gone = agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
             assert!(gone.is_empty() && outlasts_a_check(&agent, CLAIM).await);
         }
         // Another leader comes, which the client has not reached yet.
-        agent.advance(HOLD_MS - 1000);
+        agent.advance(HOLD - Duration::from_secs(1));
         let held = agent.steering.fleet.led(&leader(2)).await.expect("led");
         assert_eq!(held[0].id, CLAIM);
         agent.steering.fleet.renew(&renewed(1)).await.expect_err("it leads no more");
-        agent.advance(HOLD_MS - 1000);
+        agent.advance(HOLD - Duration::from_secs(1));
         assert!(outlasts_a_check(&agent, CLAIM).await);
         // No holder renews the lease any more.
-        agent.advance(1000);
+        agent.advance(Duration::from_secs(1));
         gone(&agent, CLAIM).await;
         let told = agent.steering.fleet.renew(&renewed(2)).await.expect("told");
         assert_eq!(told, [CLAIM], "whoever renews it is told that it is gone");
@@ -108,11 +109,11 @@ fn an_open_session_holds_a_claim_without_any_leader() {
             agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         let session = agent.base.slots.of(claimed.reference.id).session();
         for _ in 0..50 {
-            agent.advance(HOLD_MS - 1000);
+            agent.advance(HOLD - Duration::from_secs(1));
             assert!(outlasts_a_check(&agent, CLAIM).await);
         }
         drop(session);
-        agent.advance(HOLD_MS);
+        agent.advance(HOLD);
         gone(&agent, CLAIM).await;
     });
     host.disconnect();
@@ -125,9 +126,9 @@ fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
         let claimed =
             agent.steering.fleet.claim(&CLAIM.to_string(), wanted).await.expect("a claim");
         let _session = agent.base.slots.of(claimed.reference.id).session();
-        agent.advance(99_000);
+        agent.advance(Duration::from_secs(99));
         assert!(outlasts_a_check(&agent, CLAIM).await);
-        agent.advance(1000);
+        agent.advance(Duration::from_secs(1));
         gone(&agent, CLAIM).await;
     });
     host.disconnect();
@@ -141,10 +142,10 @@ fn the_connection_of_a_claim_on_a_node_holds_it() {
         let (instance, _) = agent.work.leases.claim(&runners(), &request).await.expect("a claim");
         let id = instance.lease.expect("a lease").id;
         let connection = agent.work.holders.hold(id);
-        agent.advance(100 * HOLD_MS);
+        agent.advance(100 * HOLD);
         assert!(outlasts_a_check(&agent, id).await);
         drop(connection);
-        agent.advance(HOLD_MS);
+        agent.advance(HOLD);
         gone(&agent, id).await;
     });
     host.disconnect();
@@ -155,18 +156,18 @@ fn an_agent_that_is_replaced_costs_a_claim_nothing() {
     let host = on_host(async |agent| {
         agent.steering.fleet.claim(&CLAIM.to_string(), claim(1)).await.expect("a claim");
         // More time passes until the next agent starts than a claim is held without a sign.
-        agent.advance(HOLD_MS - 1000);
+        agent.advance(HOLD - Duration::from_secs(1));
         agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
-        agent.advance(10 * HOLD_MS);
+        agent.advance(10 * HOLD);
     });
     host.agent(async |agent| {
         assert!(outlasts_a_check(&agent, CLAIM).await, "its leader has the time to come");
-        agent.advance(HOLD_MS - 1000);
+        agent.advance(HOLD - Duration::from_secs(1));
         agent.steering.fleet.led(&leader(1)).await.expect("led");
-        agent.advance(RENEW_MS);
+        agent.advance(RENEW);
         agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
         assert!(outlasts_a_check(&agent, CLAIM).await);
-        agent.advance(HOLD_MS);
+        agent.advance(HOLD);
         gone(&agent, CLAIM).await;
     })
     .expect("nobody kills this agent");

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 use mvm_guest::pulse::Pulse;
 use mvm_hypervisor::{Condition, Machine};
 use mvm_model::liveness::{Liveness, Next};
-use mvm_model::{InstanceId, Millis, PoolRef, State};
+use mvm_model::{InstanceId, PoolRef, State, Timestamp};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -68,11 +68,11 @@ impl Guests {
         registry.register("guests_silent", what, self.silent.clone());
     }
 
-    fn ms(&self, at: Instant) -> Millis {
+    fn time(&self, at: Instant) -> Timestamp {
         let elapsed = at.saturating_duration_since(self.began);
         #[cfg(test)]
         let elapsed = elapsed * crate::deadlines::haste::divisor();
-        elapsed.as_millis() as Millis
+        Timestamp::EPOCH + elapsed
     }
 
     /// Returns what to do about the guest of a running instance. `seen` names its process and its
@@ -88,7 +88,7 @@ impl Guests {
         if let Some((pid, pulse)) = seen {
             let known = watched.get(&id).is_some_and(|watched| watched.pid == pid);
             if !known {
-                let liveness = Liveness::begin(self.ms(now));
+                let liveness = Liveness::begin(self.time(now));
                 watched.insert(id, Watched { pid, since: now, pulse: None, liveness });
             }
             if let Some(watched) = watched.get_mut(&id) {
@@ -97,8 +97,8 @@ impl Guests {
         }
         let Some(watched) = watched.get_mut(&id) else { return Next::Wait };
         let heard = watched.pulse.as_ref().map_or(watched.since, |pulse| pulse.heard());
-        let heard = self.ms(heard.max(watched.since));
-        watched.liveness.look(timeout_s, heard, self.ms(now))
+        let heard = self.time(heard.max(watched.since));
+        watched.liveness.look(timeout_s, heard, self.time(now))
     }
 
     fn forget_all_but(&self, running: &[Running]) {
@@ -175,7 +175,8 @@ fn probe(guests: &Arc<Guests>, instance: Running) {
             None => connect(guests, instance.id),
         },
         // The operation that holds the gate may wait for the guest until its own deadline.
-        Next::Dead(silent) if held && silent < (instance.timeout_s + RESUME.seconds) * 1000 => {}
+        Next::Dead(silent)
+            if held && silent < Duration::from_secs(instance.timeout_s + RESUME.seconds) => {}
         Next::Dead(_) => {
             let guests = guests.clone();
             tokio::spawn(async move {
@@ -231,7 +232,7 @@ async fn fail_silent(guests: &Arc<Guests>, instance: Running) -> Result<()> {
 fn is_same(guests: &Guests, id: InstanceId, machine: &Arc<dyn Machine>) -> bool {
     let watched = locked(&guests.watched);
     watched.get(&id).is_some_and(|watched| {
-        let heard = watched.pulse.as_ref().map(|pulse| guests.ms(pulse.heard()));
+        let heard = watched.pulse.as_ref().map(|pulse| guests.time(pulse.heard()));
         watched.pid == machine.process().pid
             && heard.is_none_or(|heard| watched.liveness.is_silent_since(heard))
     })

@@ -10,7 +10,9 @@ use crate::{Error, Result};
 use mvm_model::accelerator::Processor;
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
-use mvm_model::{Actor, CacheDisk, Instance, InstanceId, Intent, Millis, PoolRef, State, Tenant};
+use mvm_model::{
+    Actor, CacheDisk, Instance, InstanceId, Intent, PoolRef, State, Tenant, Timestamp,
+};
 use std::sync::Arc;
 
 /// How many ids are drawn to find one that no instance has.
@@ -211,7 +213,7 @@ impl Transitions {
 }
 
 /// Notes that the instance reached a state at `now`.
-pub(super) fn reached(instance: &mut Instance, to: State, now: Millis) {
+pub(super) fn reached(instance: &mut Instance, to: State, now: Timestamp) {
     tracing::info!(instance = %instance.reference(), from = %instance.state, %to, "moved");
     instance.reach(to, now);
 }
@@ -249,7 +251,7 @@ pub(crate) fn new_instance(
     world: &RecordSet,
     reference: &PoolRef,
     drawn: &[u32],
-    now: Millis,
+    now: Timestamp,
 ) -> Result<Instance> {
     let pool = world.pool(reference)?;
     let tenant = world.tenant(&reference.tenant)?;

@@ -12,7 +12,7 @@ use super::transitions::reached;
 use crate::Result;
 use crate::stages::operation;
 use mvm_hypervisor::Machine;
-use mvm_model::{Instance, InstanceId, Millis, State, WayUp};
+use mvm_model::{Instance, InstanceId, State, Timestamp, WayUp};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::OwnedMutexGuard;
@@ -28,7 +28,7 @@ pub(crate) struct HeldWarm {
 
 impl HeldWarm {
     /// Sets the record's state to running since `now`.
-    pub(crate) fn note(&self, instance: &mut Instance, now: Millis) {
+    pub(crate) fn note(&self, instance: &mut Instance, now: Timestamp) {
         instance.way_up = Some(WayUp::Warm);
         reached(instance, State::Running, now);
     }

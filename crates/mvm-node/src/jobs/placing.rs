@@ -8,7 +8,7 @@ use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::job::JobState;
 use mvm_model::job_queue;
-use mvm_model::{Instance, Job, Millis, State};
+use mvm_model::{Instance, Job, State, Timestamp};
 
 /// Returns whether the job waits for an instance.
 pub(super) fn is_queued(job: &Job) -> bool {
@@ -24,12 +24,17 @@ pub(super) fn passes(error: &Error) -> bool {
 pub(super) fn obstacle(world: &RecordSet, job: &Job) -> Option<Error> {
     // The instance is never recorded, so its id need not be random, and its times are of no matter.
     let drawn: Vec<u32> = (0..=world.instances.len() as u32).collect();
-    place(world, job, &drawn, 0).err()
+    place(world, job, &drawn, Timestamp::EPOCH).err()
 }
 
 /// Returns the instance that a job gets at this time, if it may run: the one that is ready soonest,
 /// or a new one.
-pub(super) fn place(world: &RecordSet, job: &Job, drawn: &[u32], now: Millis) -> Result<Instance> {
+pub(super) fn place(
+    world: &RecordSet,
+    job: &Job,
+    drawn: &[u32],
+    now: Timestamp,
+) -> Result<Instance> {
     let pool = world.pool(&job.pool)?;
     let tenant = world.tenant(&job.pool.tenant)?;
     let revision = pool.current_revision().map(|revision| revision.digest);

@@ -18,7 +18,7 @@ use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Hello;
 use mvm_model::audit::OK;
 use mvm_model::job::{Artifact, JobState, Outcome, ResumePoint};
-use mvm_model::{Actor, Code, Fault, Instance, Job, JobId, Millis, State};
+use mvm_model::{Actor, Code, Fault, Instance, Job, JobId, State, Timestamp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -179,7 +179,7 @@ impl Runner {
     }
 
     /// Returns the time on the node's timeline.
-    fn now(&self) -> Millis {
+    fn now(&self) -> Timestamp {
         self.dispatcher.records.clock().now()
     }
 
@@ -270,7 +270,7 @@ impl Runner {
         let attempt = job.attempts.last();
         let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(|| self.now());
         let inputs = Duration::from_micros(attempt.map_or(0, |attempt| attempt.inputs_us));
-        let ran = Duration::from_millis(self.now().saturating_sub(began_at));
+        let ran = self.now().since(began_at);
         self.limit.begin_again(ran + inputs);
         let log = Log::open(&self.dispatcher.jobs.files.log(self.id)).await?;
         let from = job.kept.as_ref().map_or(0, |kept| kept.log_from);
@@ -314,13 +314,13 @@ impl Runner {
         let _session = slot.session();
         let mut outcome = self.command(&mut channel, &job, &mut printer).await;
         let began_at = job.attempts.last().and_then(|attempt| attempt.began_at);
-        let took_ms = began_at.map_or(0, |began| self.now().saturating_sub(began));
+        let took = began_at.map_or(Duration::ZERO, |began| self.now().since(began));
         let (artifacts, _arrived) = self.harvest(&channel, &job, &mut outcome, &mut printer).await;
         printer.cut().into_iter().for_each(|cut| outcome.add_reason(cut));
         let ended = self
             .record_end(|job| {
                 if let Some(attempt) = job.attempts.last_mut() {
-                    attempt.command_us = took_ms * 1000;
+                    attempt.command_us = took.as_micros() as u64;
                 }
                 job.artifacts = artifacts.clone();
                 let mut outcome = outcome.clone();

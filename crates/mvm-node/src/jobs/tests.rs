@@ -12,7 +12,7 @@ use mvm_hypervisor::sim::{Call, Effect, FaultPlan};
 use mvm_model::cache::Cache;
 use mvm_model::intake::Room;
 use mvm_model::job::JobSpec;
-use mvm_model::{Code, Job, JobId, JobState, Mib, Millis, PoolRef, Recycle};
+use mvm_model::{Code, Job, JobId, JobState, Mib, PoolRef, Recycle, Timestamp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -168,7 +168,7 @@ fn a_job_whose_machine_does_not_come_up_is_canceled_at_once() {
 
 /// Returns a job as an earlier version has recorded it, with the value of its variable. It was made
 /// `now`, since the dispatcher cancels a job that has waited too long for its inputs.
-fn old_job(number: u32, state: JobState, now: Millis) -> Job {
+fn old_job(number: u32, state: JobState, now: Timestamp) -> Job {
     let argv = vec!["true".to_owned()];
     let env = [("TOKEN".to_owned(), "an old secret".to_owned())].into();
     let spec = JobSpec { argv, env, ..JobSpec::default() };

@@ -13,7 +13,7 @@ use mvm_model::actor::may_take;
 use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::{
-    Actor, Code, Instance, InstanceId, InstanceRef, Lease, LeaseId, Millis, PoolRef, State,
+    Actor, Code, Instance, InstanceId, InstanceRef, Lease, LeaseId, PoolRef, State, Timestamp,
 };
 
 /// How many instances are tried before the claim fails.
@@ -227,7 +227,7 @@ impl Leases {
 }
 
 /// Writes the instance; as running since `now`, if it is held as a warm one.
-fn put(changes: &mut Transaction, instance: &Instance, warm: Option<&HeldWarm>, now: Millis) {
+fn put(changes: &mut Transaction, instance: &Instance, warm: Option<&HeldWarm>, now: Timestamp) {
     let mut instance = instance.clone();
     if let Some(warm) = warm {
         warm.note(&mut instance, now);

@@ -17,12 +17,13 @@ use mvm_api::types::{HeldBy, LeaseView};
 use mvm_model::admission::admit_state;
 use mvm_model::lease::Purpose;
 use mvm_model::recycling::{Ending, ending};
-use mvm_model::{Actor, Instance, InstanceId, Lease, LeaseId, Millis, PoolRef, State};
+use mvm_model::{Actor, Instance, InstanceId, Lease, LeaseId, PoolRef, State, Timestamp};
 use mvm_server::Peer;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How long a manual lease is extended at a time while a session is open, in ms.
-const SESSION_GRACE_MS: u64 = 10_000;
+const SESSION_GRACE: Duration = Duration::from_secs(10);
 /// The leases on instances.
 pub(crate) struct Leases {
     records: Arc<Records>,
@@ -88,7 +89,7 @@ impl Leases {
         self.records
             .change(|world, changes| {
                 let mut instance = leased(world, id)?.clone();
-                extend(&mut instance, self.records.clock().now() + seconds * 1000);
+                extend(&mut instance, self.records.clock().now() + Duration::from_secs(seconds));
                 let view = self.holders.view(&instance, self.holder_of(world, &instance));
                 changes.put_instance(instance);
                 view.ok_or_else(|| no_lease(id))
@@ -217,7 +218,7 @@ impl Leases {
         });
         for (id, lease) in due {
             if lease.purpose == Purpose::Manual && self.slots.of(id).sessions() > 0 {
-                let later = self.records.clock().now() + SESSION_GRACE_MS;
+                let later = self.records.clock().now() + SESSION_GRACE;
                 if let Err(error) = self.records.update(id, |i| extend(i, later)).await {
                     tracing::warn!(instance = %id, "cannot extend a lease: {error}");
                 }
@@ -258,7 +259,7 @@ pub(crate) fn may_run(world: &RecordSet, instance: &Instance) -> Result<()> {
 }
 
 /// Sets the deadline of an instance's lease; of a job's lease, the latest time of its end.
-pub(crate) fn extend(instance: &mut Instance, until: Millis) {
+pub(crate) fn extend(instance: &mut Instance, until: Timestamp) {
     match &mut instance.lease {
         Some(lease) if lease.purpose.lives_with_holder() => lease.longest_until = Some(until),
         Some(lease) => lease.expires_at = until,

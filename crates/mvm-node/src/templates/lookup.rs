@@ -15,7 +15,9 @@ use crate::wake::Wake;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::accelerator::Standing;
 use mvm_model::lease::Purpose;
-use mvm_model::{CacheDisk, Digest, Instance, InstanceId, Mib, Millis, Pool, PoolRef, Resources};
+use mvm_model::{
+    CacheDisk, Digest, Instance, InstanceId, Mib, Pool, PoolRef, Resources, Timestamp,
+};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -40,13 +42,13 @@ pub struct Template {
     pub files: Files,
     /// When the template was made, in ms since the Unix epoch: identifies it among templates of the
     /// same name.
-    pub made_at: Millis,
+    pub made_at: Timestamp,
 }
 
 /// The content of a template's own file.
 #[derive(Serialize, Deserialize)]
 struct Made {
-    made_at: Millis,
+    made_at: Timestamp,
     /// What it has in common with the templates of other hypervisors and CPUs, see
     /// [`Templates::kind_of`]; absent in templates of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -283,8 +285,8 @@ fn made(files: &Files) -> Option<Made> {
 
 /// Returns when the template in this directory was made, in ms since the Unix epoch; 0 if it does not
 /// say.
-pub(super) fn made_at(files: &Files) -> Millis {
-    made(files).map_or(0, |made| made.made_at)
+pub(super) fn made_at(files: &Files) -> Timestamp {
+    made(files).map_or(Timestamp::EPOCH, |made| made.made_at)
 }
 
 /// Takes a template away from those who look for one, in one step, and returns the directory that is
@@ -307,7 +309,7 @@ pub(super) fn withdraw(dir: &Path) -> Result<PathBuf> {
 pub(crate) fn publish(
     from: &Files,
     to: &Files,
-    made_at: Millis,
+    made_at: Timestamp,
     kind: Option<String>,
 ) -> Result<()> {
     let name = to.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -16,12 +16,13 @@ use mvm_api::types::{CertificateView, IdentityView, Invitation, Invite, Signed};
 use mvm_clock::Clock;
 use mvm_identity::authority::{Authority, Issued, NODE_LIFETIME, Revocation, request_key};
 use mvm_identity::{JoinToken, Seal, authority, journal};
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use mvm_store::{Expect, Record, SqliteStore, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The prefixes of records in the store.
 const IDENTITIES: &str = "ca/identities/";
@@ -38,8 +39,8 @@ pub struct Signer {
     authority: Authority,
     dir: PathBuf,
     store: Arc<dyn Store>,
-    /// The lifetime of nodes' and coordinators' certificates, in ms.
-    lifetime: Millis,
+    /// The lifetime of nodes' and coordinators' certificates.
+    lifetime: Duration,
 }
 
 /// A token that has been used.
@@ -50,7 +51,7 @@ struct Used {
     /// The node's certificate, for a caller that repeats the request because the answer was lost.
     certificate: String,
     /// When the token expires; the record is of no use after that.
-    not_after: Millis,
+    not_after: Timestamp,
 }
 
 /// The record of the revocation list.
@@ -76,8 +77,8 @@ impl Signer {
         Signer::open(dir, Arc::new(SqliteStore::open(&dir.join("ca.db"))?))
     }
 
-    /// Sets the lifetime of nodes' and coordinators' certificates, in ms.
-    pub fn lifetime(mut self, lifetime: Millis) -> Signer {
+    /// Sets the lifetime of nodes' and coordinators' certificates.
+    pub fn lifetime(mut self, lifetime: Duration) -> Signer {
         self.lifetime = lifetime;
         self
     }
@@ -96,13 +97,13 @@ impl Signer {
     }
 
     /// Adds the authority's certificate and the revocation list to a certificate.
-    async fn signed(&self, certificate: String, now: Millis) -> Result<Signed> {
+    async fn signed(&self, certificate: String, now: Timestamp) -> Result<Signed> {
         let ca = self.authority.certificate().to_owned();
         Ok(Signed { certificate, ca, crl: self.crl(now).await? })
     }
 
     /// Makes a join token for a node that has no valid certificate.
-    pub async fn invite(&self, invite: &Invite, now: Millis) -> Result<Invitation> {
+    pub async fn invite(&self, invite: &Invite, now: Timestamp) -> Result<Invitation> {
         let node = Identity::Node(invite.name.clone());
         self.absent(&self.view(&node).await?.0, now)?;
         let (invitation, facts) = invitation(&self.authority, invite, now)?;
@@ -112,7 +113,7 @@ impl Signer {
 
     /// Makes the holder of a join token the node that it names, once. A caller that repeats the
     /// request with the same key gets the same certificate.
-    pub async fn join(&self, token: &Facts, request: &str, now: Millis) -> Result<Signed> {
+    pub async fn join(&self, token: &Facts, request: &str, now: Timestamp) -> Result<Signed> {
         let Identity::Joiner(name) = &token.identity else {
             return Err(Error::NoToken { holder: token.identity.holder() });
         };
@@ -148,10 +149,10 @@ impl Signer {
     }
 
     /// Signs a new certificate for an identity whose certificate is valid.
-    pub async fn renew(&self, present: &Facts, request: &str, now: Millis) -> Result<Signed> {
+    pub async fn renew(&self, present: &Facts, request: &str, now: Timestamp) -> Result<Signed> {
         let lifetime = match present.identity.role() {
             Role::Node | Role::Coordinator => self.lifetime,
-            _ => present.validity.not_after - present.validity.not_before,
+            _ => present.validity.not_after.since(present.validity.not_before),
         };
         let issued = self.authority.answer(&present.identity, request, lifetime, now)?;
         for _ in 0..TRIES {
@@ -175,7 +176,7 @@ impl Signer {
         &self,
         identity: &Identity,
         key: &rcgen::KeyPair,
-        now: Millis,
+        now: Timestamp,
     ) -> Result<Issued> {
         let issued = self.authority.issue(identity, key, self.lifetime, now)?;
         self.record(&issued.facts, now).await?;
@@ -184,7 +185,7 @@ impl Signer {
 
     /// Revokes all certificates of an identity; for a node also those in its join tokens. Returns
     /// the new revocation list.
-    pub async fn revoke(&self, identity: &Identity, now: Millis) -> Result<String> {
+    pub async fn revoke(&self, identity: &Identity, now: Timestamp) -> Result<String> {
         let mut identities = vec![identity.clone()];
         if let Identity::Node(name) = identity {
             identities.push(Identity::Joiner(name.clone()));
@@ -222,7 +223,7 @@ impl Signer {
     }
 
     /// Returns the revocation list in PEM.
-    pub async fn crl(&self, now: Millis) -> Result<String> {
+    pub async fn crl(&self, now: Timestamp) -> Result<String> {
         for _ in 0..TRIES {
             let (list, revision) = self.list(now).await?;
             if revision != Expect::Absent {
@@ -234,7 +235,7 @@ impl Signer {
     }
 
     /// Returns the list's record; an empty first list where there is none yet.
-    async fn list(&self, now: Millis) -> Result<(List, Expect)> {
+    async fn list(&self, now: Timestamp) -> Result<(List, Expect)> {
         if let Some((list, revision)) = self.get(LIST).await? {
             return Ok((list, Expect::Revision(revision)));
         }
@@ -243,7 +244,7 @@ impl Signer {
     }
 
     /// Returns the identities that have unexpired certificates.
-    pub async fn identities(&self, now: Millis) -> Result<Vec<IdentityView>> {
+    pub async fn identities(&self, now: Timestamp) -> Result<Vec<IdentityView>> {
         let mut views = Vec::new();
         for record in self.store.list(IDENTITIES).await? {
             views.push(read::<IdentityView>(&record)?);
@@ -284,7 +285,7 @@ impl Signer {
     }
 
     /// Refuses an identity that has a valid certificate.
-    fn absent(&self, view: &IdentityView, now: Millis) -> Result<()> {
+    fn absent(&self, view: &IdentityView, now: Timestamp) -> Result<()> {
         if !view.certificates.iter().any(|one| live(one, now)) {
             return Ok(());
         }
@@ -292,7 +293,7 @@ impl Signer {
     }
 
     /// Records an issued certificate.
-    async fn record(&self, facts: &Facts, now: Millis) -> Result<()> {
+    async fn record(&self, facts: &Facts, now: Timestamp) -> Result<()> {
         for _ in 0..TRIES {
             let (mut view, expect) = self.view(&facts.identity).await?;
             add(&mut view, facts, now);
@@ -304,7 +305,7 @@ impl Signer {
     }
 
     /// Returns the writes that remove the records of expired tokens.
-    async fn stale_tokens(&self, now: Millis) -> Result<Vec<Write>> {
+    async fn stale_tokens(&self, now: Timestamp) -> Result<Vec<Write>> {
         let mut writes = Vec::new();
         for record in self.store.list(TOKENS).await? {
             if read::<Used>(&record)?.not_after <= now {
@@ -340,7 +341,7 @@ pub fn list_of(record: &[u8]) -> Result<String> {
 pub fn invitation(
     authority: &Authority,
     invite: &Invite,
-    now: Millis,
+    now: Timestamp,
 ) -> Result<(Invitation, Facts)> {
     let Invite { name, ttl_s, addresses } = invite;
     if !(3..=LONGEST_TOKEN_S).contains(ttl_s) {
@@ -350,19 +351,20 @@ pub fn invitation(
         return Err(Error::TokenWithoutAddress);
     }
     let key = authority::new_key()?;
-    let issued = authority.issue(&Identity::Joiner(name.clone()), &key, ttl_s * 1000, now)?;
+    let issued =
+        authority.issue(&Identity::Joiner(name.clone()), &key, Duration::from_secs(*ttl_s), now)?;
     let ca = authority.certificate().to_owned();
     let token = JoinToken::new(addresses.clone(), ca, issued.pem, key.serialize_pem());
     let expires_at = issued.facts.validity.not_after;
     Ok((Invitation { name: name.clone(), token: token.to_string(), expires_at }, issued.facts))
 }
 
-fn live(one: &CertificateView, now: Millis) -> bool {
+fn live(one: &CertificateView, now: Timestamp) -> bool {
     one.revoked_at.is_none() && one.facts.validity.not_after > now
 }
 
 /// Adds a certificate, and removes expired ones.
-fn add(view: &mut IdentityView, facts: &Facts, now: Millis) {
+fn add(view: &mut IdentityView, facts: &Facts, now: Timestamp) {
     view.certificates.retain(|one| one.facts.validity.not_after > now);
     add_known(view, facts.clone());
 }

@@ -22,10 +22,11 @@ use mvm_identity::authority;
 use mvm_identity::directory::{IdentityDir, Signers};
 use mvm_identity::files::io;
 use mvm_identity::tls::Credentials;
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The state of the handlers.
@@ -58,11 +59,11 @@ pub fn routes<T>(
 }
 
 /// Serves the authority in the directory `dir` at these addresses until SIGTERM or SIGINT. It
-/// issues nodes' certificates with a lifetime of `lifetime` ms.
+/// issues nodes' certificates with this lifetime.
 pub async fn serve(
     dir: &Path,
     listen: &[SocketAddr],
-    lifetime: Millis,
+    lifetime: Duration,
     clock: Clock,
 ) -> Result<()> {
     let signer = Arc::new(Signer::embedded(dir)?.lifetime(lifetime));
@@ -86,7 +87,11 @@ pub async fn serve(
 
 /// Opens the signer's own identity. Where that is missing or invalid, the signer issues itself a
 /// new one.
-async fn own_identity(signer: &Signer, dir: IdentityDir, wall: Millis) -> Result<Arc<Credentials>> {
+async fn own_identity(
+    signer: &Signer,
+    dir: IdentityDir,
+    wall: Timestamp,
+) -> Result<Arc<Credentials>> {
     let good = |credentials: &Arc<Credentials>| {
         let credential = credentials.credential();
         wall < credential.facts.validity.not_after && !credential.due(wall)

@@ -37,8 +37,8 @@ async fn wrong_certificates_are_refused_before_a_request_is_read() {
         credential
     };
     let from_elsewhere = trusting(foreign.credential("operator/alice", HOUR));
-    let old = lab.credential_at("operator/alice", HOUR, now() - 2 * HOUR);
-    let early = lab.credential_at("operator/alice", HOUR, now() + 2 * HOUR);
+    let old = lab.credential_at("operator/alice", HOUR, now() - HOUR * 2);
+    let early = lab.credential_at("operator/alice", HOUR, now() + HOUR * 2);
     for (credential, words) in [
         (from_elsewhere, "another authority signed our certificate"),
         (old, "our certificate has run out"),

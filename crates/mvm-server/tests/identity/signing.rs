@@ -9,11 +9,12 @@ use mvm_identity::tls::Credentials;
 use mvm_identity::{
     Authority, Credential, IdentityDir, JoinToken, authority, certificate, enrolment, journal,
 };
-use mvm_model::{AnyCode, Code};
+use mvm_model::{AnyCode, Code, Timestamp};
 use mvm_server::signer::Signer;
 use mvm_server::{renewal, signer};
 use mvm_store::SqliteStore;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn invite(name: &str, ttl_s: u64) -> Invite {
     let name = name.parse().expect("name");
@@ -149,11 +150,11 @@ async fn a_renewal_does_not_outlive_a_removal() {
 async fn lifetimes_are_kept() {
     let lab = Lab::new();
     let store = Arc::new(SqliteStore::in_memory().expect("store"));
-    let signer = Signer::open(lab.dir.path(), store).expect("signer").lifetime(10 * HOUR);
+    let signer = Signer::open(lab.dir.path(), store).expect("signer").lifetime(HOUR * 10);
     let key = authority::new_key().expect("key");
     let long = |facts: &Facts| {
-        let lifetime = facts.validity.not_after - now();
-        (lifetime + 1_800_000) / HOUR
+        let lifetime = facts.validity.not_after.since(now());
+        (lifetime + HOUR / 2).as_secs() / HOUR.as_secs()
     };
     let issue = |identity: &str, lifetime| {
         signer.authority().issue(&id(identity), &key, lifetime, now()).expect("issued").facts
@@ -161,13 +162,13 @@ async fn lifetimes_are_kept() {
     // A node's lifetime is the signer's; a person's stays what it was.
     let node = issue("node/n1", HOUR);
     assert_eq!(long(&facts(&signer.renew(&node, &request(), now()).await.expect("renewed"))), 10);
-    let alice = issue("operator/alice", 7 * HOUR);
+    let alice = issue("operator/alice", HOUR * 7);
     let renewed = signer.renew(&alice, &request(), now()).await.expect("renewed");
     assert!((7..=8).contains(&long(&facts(&renewed))));
     // No certificate outlives its authority, and none is too short to be renewed.
-    let years = 3650 * 24;
-    assert!(long(&issue("operator/alice", 10 * years * HOUR)) <= years);
-    let short = signer.authority().issue(&id("node/n1"), &key, 2999, now());
+    let years: u32 = 3650 * 24;
+    assert!(long(&issue("operator/alice", HOUR * (10 * years))) <= years.into());
+    let short = signer.authority().issue(&id("node/n1"), &key, Duration::from_millis(2999), now());
     assert_eq!(code(short), Code::InvalidValue);
     for ttl_s in [0, 2, 8 * 24 * 3600] {
         assert_eq!(code(signer.invite(&invite("n2", ttl_s), now()).await), Code::InvalidValue);
@@ -213,7 +214,7 @@ async fn a_machine_joins_over_the_network_and_is_renewed_by_itself() {
 async fn tokens_that_are_old_foreign_or_no_tokens_are_refused() {
     let (lab, foreign) = (Lab::new(), Lab::new());
     let address = lab.serve(&lab.credentials("coordinator/c1")).await;
-    let make = |lab: &Lab, at: u64| {
+    let make = |lab: &Lab, at: Timestamp| {
         let wanted = Invite { addresses: vec![address.clone()], ..invite("n1", 60) };
         let made = signer::invitation(lab.signer.authority(), &wanted, at).expect("a token");
         made.0.token.parse::<JoinToken>().expect("a token")

@@ -10,16 +10,18 @@ use mvm_clock::Clock;
 use mvm_identity::directory::Signers;
 use mvm_identity::tls::{Credentials, Expect};
 use mvm_identity::{Authority, Credential, authority};
+use mvm_model::Timestamp;
 use mvm_server::signer::Signer;
 use mvm_server::{Peer, TlsListener, guard, signer};
 use mvm_store::SqliteStore;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
-pub const HOUR: u64 = 3_600_000;
+pub const HOUR: Duration = Duration::from_secs(3600);
 
 /// Returns the wall clock, which handshakes go by.
-pub fn now() -> u64 {
+pub fn now() -> Timestamp {
     Clock::system().wall()
 }
 
@@ -45,12 +47,12 @@ impl Lab {
         Arc::new(Signer::open(dir.path(), store).expect("a signer"))
     }
 
-    /// Returns a credential for this identity, valid for `lifetime` ms.
-    pub fn credential(&self, identity: &str, lifetime: u64) -> Credential {
+    /// Returns a credential for this identity, valid for `lifetime`.
+    pub fn credential(&self, identity: &str, lifetime: Duration) -> Credential {
         self.credential_at(identity, lifetime, now())
     }
 
-    pub fn credential_at(&self, identity: &str, lifetime: u64, now: u64) -> Credential {
+    pub fn credential_at(&self, identity: &str, lifetime: Duration, now: Timestamp) -> Credential {
         let key = authority::new_key().expect("key");
         let authority = self.signer.authority();
         let issued = authority.issue(&id(identity), &key, lifetime, now).expect("issued");

@@ -98,7 +98,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 }
 
 async fn prune(context: &Context, before: Moment, log: Option<String>) -> Outcome {
-    let asked = PruneAudit { before: before.millis(), log };
+    let asked = PruneAudit { before: before.time(), log };
     let done: PruneResult = context.client()?.post(paths::AUDIT, &asked).await?;
     let cells = done.logs.iter().map(|log| {
         let last = log.last.map(|last| last.to_string()).unwrap_or_default();

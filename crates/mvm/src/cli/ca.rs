@@ -249,7 +249,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Issue(issue) => self::issue(context, &issue),
         Command::Serve { authority, listen, node_lifetime } => {
             crate::logging::begin(false, None)?;
-            let lifetime = node_lifetime.map_or(NODE_LIFETIME, |lifetime| lifetime.millis());
+            let lifetime = node_lifetime.map_or(NODE_LIFETIME, |lifetime| lifetime.duration());
             signer::serve(&authority.path(), &listen, lifetime, clock()).await?;
             Ok(0)
         }
@@ -283,7 +283,7 @@ fn issue(context: &Context, issue: &Issue) -> Outcome {
         IssuedRole::Coordinator => NODE_LIFETIME,
         IssuedRole::Operator | IssuedRole::TenantOperator => OPERATOR_LIFETIME,
     };
-    let lifetime = issue.lifetime.as_ref().map_or(usual, Lifetime::millis);
+    let lifetime = issue.lifetime.as_ref().map_or(usual, Lifetime::duration);
     let key = authority::new_key()?;
     let issued = authority.issue(&identity, &key, lifetime, wall())?;
     journal::append(&dir, &issued.facts)?;

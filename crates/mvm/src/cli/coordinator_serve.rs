@@ -15,7 +15,6 @@ use mvm_model::Name;
 use mvm_store::{EtcdOptions, EtcdTls};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// How the coordinator is to serve.
 #[derive(Clone, Debug, Args)]
@@ -98,8 +97,8 @@ fn options(root: &Path, ours: Option<&OurIdentity>, serve: &Serve) -> ServeOptio
         },
         store,
         ca: serve.ca.as_ref().map(absolute),
-        ttl: Duration::from_millis(serve.ttl.millis()),
-        patience: Duration::from_millis(serve.claim_patience.millis()),
+        ttl: serve.ttl.duration(),
+        patience: serve.claim_patience.duration(),
     }
 }
 

@@ -103,7 +103,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Invite { name, ttl, address, signer_options } => {
             let addresses = address.iter().map(ToString::to_string).collect();
-            let invite = Invite { name, ttl_s: ttl.millis() / 1000, addresses };
+            let invite = Invite { name, ttl_s: ttl.duration().as_secs(), addresses };
             let invitation = signer_options.invite(invite).await?;
             output::say(context.format, &invitation, &invitation.token)
         }

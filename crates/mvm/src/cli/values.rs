@@ -2,8 +2,9 @@
 //! that a fault in one is a usage error and no agent is started for it.
 
 use crate::time::wall;
-use mvm_model::{Code, Fault, InstanceRef, Name, PoolRef};
+use mvm_model::{Code, Fault, InstanceRef, Name, PoolRef, Timestamp};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// The tenant or pool that a list is limited to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,9 +134,9 @@ impl std::fmt::Display for Coordinators {
 pub struct Lifetime(u64);
 
 impl Lifetime {
-    /// Returns the time in ms.
-    pub fn millis(&self) -> u64 {
-        self.0 * 1000
+    /// Returns the length of time.
+    pub fn duration(&self) -> Duration {
+        Duration::from_secs(self.0)
     }
 }
 
@@ -163,11 +164,11 @@ impl FromStr for Lifetime {
 
 /// A moment that is past: a date, a time, or how long ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment(u64);
+pub struct Moment(Timestamp);
 
 impl Moment {
-    /// Returns the moment in ms since the Unix epoch.
-    pub fn millis(&self) -> u64 {
+    /// Returns the moment.
+    pub fn time(&self) -> Timestamp {
         self.0
     }
 }
@@ -177,14 +178,13 @@ impl FromStr for Moment {
 
     fn from_str(text: &str) -> Result<Self, Fault> {
         let at = if let Ok(age) = text.parse::<Lifetime>() {
-            i64::try_from(wall()).ok().and_then(|now| now.checked_sub_unsigned(age.millis()))
-        } else if let Ok(time) = text.parse::<jiff::Timestamp>() {
-            Some(time.as_millisecond())
+            wall().as_millis().checked_sub(age.duration().as_millis() as u64)
         } else {
-            let start = format!("{text}T00:00:00Z").parse::<jiff::Timestamp>();
-            start.ok().map(|start| start.as_millisecond())
+            let midnight = || format!("{text}T00:00:00Z").parse();
+            let time: Option<jiff::Timestamp> = text.parse().or_else(|_| midnight()).ok();
+            time.and_then(|time| u64::try_from(time.as_millisecond()).ok())
         };
-        at.and_then(|at| u64::try_from(at).ok()).map(Moment).ok_or_else(|| {
+        at.map(|at| Moment(Timestamp::from_millis(at))).ok_or_else(|| {
             Fault::new(Code::InvalidValue, format!("{text:?} is not a valid date or age"))
                 .hint("write it as 2026-01-31 (UTC), 2026-01-31T12:00:00Z, 90d or 1y")
         })
@@ -193,12 +193,12 @@ impl FromStr for Moment {
 
 /// How long somebody waits: a [`Lifetime`], or `0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wait(u64);
+pub struct Wait(Duration);
 
 impl Wait {
     /// Returns the duration.
-    pub fn duration(&self) -> std::time::Duration {
-        std::time::Duration::from_millis(self.0)
+    pub fn duration(&self) -> Duration {
+        self.0
     }
 }
 
@@ -207,8 +207,8 @@ impl FromStr for Wait {
 
     fn from_str(text: &str) -> Result<Self, Fault> {
         match text {
-            "0" | "0s" => Ok(Wait(0)),
-            text => text.parse().map(|time: Lifetime| Wait(time.millis())),
+            "0" | "0s" => Ok(Wait(Duration::ZERO)),
+            text => text.parse().map(|time: Lifetime| Wait(time.duration())),
         }
     }
 }
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_lifetime_has_a_unit() {
-        let millis = |text: &str| text.parse::<Lifetime>().map(|time| time.millis());
+        let millis = |text: &str| text.parse::<Lifetime>().map(|time| time.duration().as_millis());
         for (text, read) in [
             ("90", 90_000),
             ("90s", 90_000),

@@ -315,7 +315,7 @@ async fn a_create_with_a_key_happens_once() {
     let writes = vec![
         kept("made", 1, Some(r#"{"tenant_id":"new"}"#)),
         kept("dead", 1, None),
-        kept("busy", agent.process.started_at, None),
+        kept("busy", agent.process.started_at.as_millis(), None),
     ];
     agent.base.records.store().commit(writes).await.expect("written");
     for (name, key, status, code) in [

@@ -17,7 +17,7 @@ use mvm_api::types::CreateTenant;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Actor, InstanceId, Lease, LeaseId, Millis, Quotas, Recycle, State};
+use mvm_model::{Actor, InstanceId, Lease, LeaseId, Quotas, Recycle, State, Timestamp};
 use mvm_server::Peer;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,9 +174,9 @@ fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {
 }
 
 /// Returns a lease of an hour from `since` on.
-fn lease(since: Millis, number: u32, holder: &str, purpose: Purpose) -> Lease {
+fn lease(since: Timestamp, number: u32, holder: &str, purpose: Purpose) -> Lease {
     let (id, holder) = (LeaseId::from_number(number), holder.to_owned());
-    let expires_at = since + 3_600_000;
+    let expires_at = since + std::time::Duration::from_secs(3600);
     Lease { id, holder, purpose, since, expires_at, longest_until: None }
 }
 

@@ -12,10 +12,11 @@ use mvm_server::{Peer, TlsListener};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
-const HOUR: u64 = 3_600_000;
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Makes credentials of one authority.
 fn credentials(identities: [&str; 2]) -> [Arc<Credentials>; 2] {

@@ -12,6 +12,7 @@ use crate::locks::locked;
 use crate::state_dir::make_dir;
 use mvm_api::audit::AuditLogView;
 use mvm_clock::Clock;
+use mvm_model::Timestamp;
 use mvm_model::audit::{self, AGENT, Chain, Entry, NODE_LOG, OK};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -91,7 +92,7 @@ impl Logs {
         if !from.exists() {
             return Ok(());
         }
-        let to = self.dir.join(format!("{tenant}{GONE}{}", self.clock.wall()));
+        let to = self.dir.join(format!("{tenant}{GONE}{}", self.clock.wall().as_millis()));
         std::fs::rename(&from, &to)
             .and_then(|()| File::open(&self.dir)?.sync_all())
             .map_err(|e| io(format!("put aside {}", from.display()), e))?;
@@ -121,7 +122,8 @@ impl Logs {
     fn view(&self, log: String) -> AuditLogView {
         let sizes =
             self.files(&log).into_iter().filter_map(|file| Some(file.metadata().ok()?.len()));
-        let (bytes, gone_at) = (sizes.sum(), gone(&log).and_then(|(_, at)| at.parse().ok()));
+        let bytes = sizes.sum();
+        let gone_at = gone(&log).and_then(|(_, at)| at.parse().ok()).map(Timestamp::from_millis);
         AuditLogView { log, gone_at, bytes }
     }
 

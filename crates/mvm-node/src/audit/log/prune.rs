@@ -10,7 +10,7 @@ use crate::error::{NodeError, io};
 use crate::locks::locked;
 use crate::{Error, Result};
 use mvm_api::audit::PrunedView;
-use mvm_model::Millis;
+use mvm_model::Timestamp;
 use mvm_model::audit::{Entry, Expected, Flaw, OK, Pruned, Pruning, Verifier, read};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
@@ -34,7 +34,7 @@ impl Logs {
     pub fn prune(
         &self,
         log: &str,
-        before: Millis,
+        before: Timestamp,
         entry: &Entry,
         mut at: impl FnMut(&str) -> Result<()>,
     ) -> Result<PrunedView> {
@@ -66,7 +66,7 @@ impl Logs {
     fn closed(
         &self,
         log: &str,
-        before: Millis,
+        before: Timestamp,
         at: &mut impl FnMut(&str) -> Result<()>,
     ) -> Result<Vec<PathBuf>> {
         let mut open = locked(&self.open);
@@ -138,7 +138,7 @@ fn not_whole(log: &str, flaw: Flaw) -> Error {
 }
 
 /// Returns whether the first record of a file was written before this time.
-fn begins_before(path: &Path, before: Millis) -> bool {
+fn begins_before(path: &Path, before: Timestamp) -> bool {
     let mut line = Vec::new();
     let first = File::open(path).and_then(|f| BufReader::new(f).read_until(b'\n', &mut line));
     let sealed = first.ok().and_then(|_| read(line.strip_suffix(b"\n")?));
@@ -147,7 +147,7 @@ fn begins_before(path: &Path, before: Millis) -> bool {
 
 /// Finds the part to remove of a file that is no longer written; `None` where its first record
 /// stays.
-fn find_removed_part(path: &Path, before: Millis) -> Result<Option<RemovedPart>> {
+fn find_removed_part(path: &Path, before: Timestamp) -> Result<Option<RemovedPart>> {
     let failed = |e| io(format!("read {}", path.display()), e);
     let file = File::open(path).map_err(failed)?;
     let inode = file.metadata().map_err(failed)?.ino();
@@ -208,6 +208,10 @@ mod tests {
         verifier.end()
     }
 
+    fn time(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
     /// Writes three files of two records each, with times 1 to 6. The last one is open.
     fn written(dir: &Path) -> Logs {
         let logs = Logs::open(dir.join("audit"), Clock::system()).expect("logs");
@@ -217,7 +221,7 @@ mod tests {
         for first in [1, 3, 5] {
             let mut text = String::new();
             for at in [first, first + 1] {
-                let (line, next) = chain.line(entry("a"), at);
+                let (line, next) = chain.line(entry("a"), time(at));
                 (text, chain) = (text + &line, next);
             }
             std::fs::write(folder.join(format!("{first:012}.log")), text).expect("file");
@@ -231,11 +235,11 @@ mod tests {
 
     #[test]
     fn what_is_older_goes_and_the_rest_still_verifies() {
-        for before in 0..9 {
+        for before in 0u64..9 {
             let dir = tempfile::tempdir().expect("directory");
             let logs = written(dir.path());
             let folder = dir.path().join("audit/ci");
-            let view = logs.prune("ci", before, &entry(""), all).expect("prune");
+            let view = logs.prune("ci", time(before), &entry(""), all).expect("prune");
             let gone = before.saturating_sub(1).min(6);
             assert_eq!((view.records, view.last), (gone, (gone > 0).then_some(gone)), "{before}");
             let verdict = verify(&folder).expect("whole");
@@ -248,7 +252,7 @@ mod tests {
             let logs = Logs::open(dir.path().join("audit"), Clock::system()).expect("logs");
             logs.append("ci", entry("c")).expect("append");
             verify(&folder).expect("whole");
-            let late = mvm_model::Millis::MAX;
+            let late = Timestamp::MAX;
             logs.prune("ci", late, &entry(""), all).expect("prune");
             let verdict = verify(&folder).expect("whole");
             assert!(verdict.pruned.is_some_and(|pruned| pruned.last > gone));
@@ -257,14 +261,14 @@ mod tests {
 
     #[test]
     fn a_log_pruned_by_an_agent_that_is_killed_at_any_step_verifies_and_is_pruned_on() {
-        for before in [4, 6, 9] {
+        for before in [4u64, 6, 9] {
             let mut steps = 0;
             let dir = tempfile::tempdir().expect("directory");
             let count = |_: &str| {
                 steps += 1;
                 Ok(())
             };
-            written(dir.path()).prune("ci", before, &entry(""), count).expect("prune");
+            written(dir.path()).prune("ci", time(before), &entry(""), count).expect("prune");
             assert!(steps > 8, "{steps}");
             for kill in 1..=steps {
                 let dir = tempfile::tempdir().expect("directory");
@@ -279,7 +283,7 @@ mod tests {
                     }
                 };
                 let logs = written(dir.path());
-                logs.prune("ci", before, &entry(""), killed).expect_err("killed");
+                logs.prune("ci", time(before), &entry(""), killed).expect_err("killed");
                 drop(logs);
                 // A power failure may tear the last record at any byte. The record is durable
                 // before the removal.
@@ -290,7 +294,7 @@ mod tests {
                 let logs = Logs::open(dir.path().join("audit"), Clock::system()).expect("logs");
                 logs.append("ci", entry("next")).expect("append");
                 verify(&folder).unwrap_or_else(|flaw| panic!("{before}, after {last}: {flaw}"));
-                logs.prune("ci", before, &entry(""), all).expect("prune");
+                logs.prune("ci", time(before), &entry(""), all).expect("prune");
                 let verdict = verify(&folder).expect("whole");
                 assert_eq!(verdict.first, before.min(7), "before {last}");
                 let rests = std::fs::read_dir(&folder).expect("folder").flatten();
@@ -318,14 +322,14 @@ mod tests {
         let path = dir.path().join("audit/ci/000000000003.log");
         let text = std::fs::read_to_string(&path).expect("log").replacen("uid:0", "uid:1", 1);
         std::fs::write(&path, &text).expect("edit");
-        let refused = logs.prune("ci", 3, &entry(""), all).expect_err("evidence");
+        let refused = logs.prune("ci", time(3), &entry(""), all).expect_err("evidence");
         assert_eq!(refused.code(), Code::AuditBroken);
         assert_eq!(files_in(&dir.path().join("audit/ci")).len(), 3);
         // A log whose beginning was removed by somebody else does not verify, either.
         std::fs::write(&path, text.replacen("uid:1", "uid:0", 1)).expect("undo");
         std::fs::remove_file(dir.path().join("audit/ci/000000000001.log")).expect("remove");
         assert_eq!(
-            logs.prune("ci", 9, &entry(""), all).expect_err("cut").code(),
+            logs.prune("ci", time(9), &entry(""), all).expect_err("cut").code(),
             Code::AuditBroken
         );
     }
@@ -335,7 +339,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let logs = written(dir.path());
         let files = logs.open_files("ci").expect("files");
-        logs.prune("ci", 4, &entry(""), all).expect("prune");
+        logs.prune("ci", time(4), &entry(""), all).expect("prune");
         let mut verifier = Verifier::new(Expected::default());
         for (_, mut file) in files {
             let mut text = Vec::new();

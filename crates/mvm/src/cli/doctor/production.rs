@@ -10,13 +10,14 @@ use mvm_model::Accelerator;
 use mvm_model::accelerator::Verdict;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 const UNIT: &str = "mvm-agent.service";
 /// With a lower limit of open files, a host runs out of them long before it runs out of memory.
 const LEAST_FILES: u64 = 65_536;
 const LEAST_PIDS: u64 = 131_072;
 const LEAST_GIB: u64 = 20;
-const DAY_MS: u64 = 24 * 3600 * 1000;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs all checks. `agent` is the agent of this state directory, if it runs.
 pub fn checks(host: &Host, root: &Path, agent: Option<&AgentInfo>) -> Vec<Check> {
@@ -386,10 +387,10 @@ fn certificate(root: &Path) -> Check {
             let credential = credentials.credential();
             let ends = credential.facts.validity.not_after;
             let now = wall();
-            let days = ends.saturating_sub(now) / DAY_MS;
+            let days = ends.since(now).as_secs() / DAY.as_secs();
             let who = credential.facts.identity.holder();
             // The certificate is renewed well before, unless something prevents it.
-            let ok = now < ends && !credential.due(now.saturating_sub(DAY_MS));
+            let ok = now < ends && !credential.due(now - DAY);
             must(name, ok, format!("{who}: {days} days left"), why, remedy)
         }
     }

@@ -143,8 +143,8 @@ async fn submit_and_follow(
     };
     if let Some(attempt) = view.attempts.last() {
         // The time from the queue to a ready machine.
-        let waited = attempt.since.saturating_sub(view.queued_at.unwrap_or(attempt.since));
-        let claim = Duration::from_millis(waited) + Duration::from_micros(attempt.claim_us);
+        let waited = attempt.since.since(view.queued_at.unwrap_or(attempt.since));
+        let claim = waited + Duration::from_micros(attempt.claim_us);
         steps.push((format!("claim ({})", way(attempt.from, attempt.way_up)), claim));
         if !run.inputs.is_empty() {
             let took = uploaded + Duration::from_micros(attempt.inputs_us);
