@@ -1,7 +1,8 @@
 /*
- * The only program of an inner machine: four processes that take, fill and check memory, hold values in vector
- * registers over system calls, add up floating point numbers, and start processes, for a while. Says "stress: right",
- * or what was wrong.
+ * Four processes that take, fill and check memory, hold values in vector registers over system calls, add up floating
+ * point numbers, and start processes, for a while. Says "stress: right", or what was wrong. As the only program of a
+ * machine it ends the machine, too; else its arguments are for how many seconds it goes on, unless SIGTERM comes
+ * before, and for how many milliseconds a process rests after each round.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -25,6 +26,13 @@ enum { WORKERS = 4, BLOCKS = 256, CALLS = 2000, LARGEST = 64 << 10 };
 struct block { unsigned char *at; size_t size; unsigned char first; };
 
 static uint64_t state;
+static volatile sig_atomic_t asked_to_end;
+static useconds_t rest;
+
+static void ask_to_end(int number) {
+    (void)number;
+    asked_to_end = 1;
+}
 
 static uint64_t next(void) {
     state ^= state << 13;
@@ -97,7 +105,7 @@ static void work(int number, time_t ends) {
     static struct block blocks[BLOCKS];
     unsigned long rounds = 0;
     state = 88172645463325252ull + (uint64_t)number * 7919;
-    for (; now() < ends; rounds++) {
+    for (; now() < ends && !asked_to_end; rounds++) {
         for (int i = 0; i < 64; i++) {
             struct block *block = &blocks[next() % BLOCKS];
             if (block->at) check(block);
@@ -106,6 +114,7 @@ static void work(int number, time_t ends) {
         hold_vectors();
         add_up();
         start_one();
+        usleep(rest);
     }
     for (int i = 0; i < BLOCKS; i++)
         if (blocks[i].at) check(&blocks[i]);
@@ -123,28 +132,47 @@ static int seconds(void) {
     return at ? atoi(at + strlen("stress.seconds=")) : 30;
 }
 
-int main(void) {
-    /* It ends by a reboot. */
-    if (getpid() != 1) return 2;
+static void take_console(void) {
     mkdir("/dev", 0755);
     mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
     int console = open("/dev/console", O_RDWR);
     for (int i = 0; i < 3; i++) dup2(console, i);
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    int lasts = seconds(), failed = 0;
+}
+
+/* Runs the processes for as long, and returns how many of them found something wrong. */
+static int run_all(int lasts) {
+    pid_t workers[WORKERS];
+    int failed = 0, status;
     printf("stress: %d processes for %d s\n", WORKERS, lasts);
     time_t ends = now() + lasts;
     for (int i = 0; i < WORKERS; i++)
-        if (fork() == 0) work(i, ends);
-    for (int i = 0; i < WORKERS; i++) {
-        int status;
-        if (wait(&status) < 0) break;
-        if (WIFSIGNALED(status)) printf("stress: wrong: signal %d ended a process\n", WTERMSIG(status));
-        failed += status != 0;
+        if ((workers[i] = fork()) == 0) work(i, ends);
+    /* It looks again and again, since the signal may come just before a wait. */
+    for (int left = WORKERS; left > 0; usleep(50000)) {
+        if (asked_to_end)
+            for (int i = 0; i < WORKERS; i++) kill(workers[i], SIGTERM);
+        for (; waitpid(-1, &status, WNOHANG) > 0; left--) {
+            if (WIFSIGNALED(status)) printf("stress: wrong: signal %d ended a process\n", WTERMSIG(status));
+            failed += status != 0;
+        }
     }
+    return failed;
+}
+
+int main(int count, char **words) {
+    int alone = getpid() == 1;
+    if (!alone && count != 3) return 2;
+    rest = alone ? 0 : atoi(words[2]) * 1000;
+    if (alone) take_console();
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    struct sigaction action = { .sa_handler = ask_to_end };
+    sigaction(SIGTERM, &action, NULL);
+    int failed = run_all(alone ? seconds() : atoi(words[1]));
     if (!failed) printf("stress: right\n");
     fflush(stdout);
-    sync();
-    reboot(RB_AUTOBOOT);
-    return 0;
+    if (alone) {
+        sync();
+        reboot(RB_AUTOBOOT);
+    }
+    return failed != 0;
 }

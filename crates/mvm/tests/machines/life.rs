@@ -1,6 +1,8 @@
 //! One machine through all its states.
 
-use crate::lab::{Lab, is_gone};
+use crate::lab::{Lab, is_gone, run, text, wait_for};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 #[test]
@@ -49,4 +51,48 @@ fn cpu_ticks(pid: u64) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
     let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
     fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
+}
+
+/// Returns how often the machine below is put to sleep: KVM is where registers may be lost.
+fn sleeps() -> usize {
+    if std::env::var_os("MVM_TEST_ACCELERATOR").is_some() { 20 } else { 6 }
+}
+
+/// Compiles the program that fills and checks memory and vector registers, for any guest.
+fn compile_stress(to: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kvm-host.d/stress.c");
+    let compiled = run(Command::new("cc").args(["-static", "-O2", "-o"]).arg(to).arg(source));
+    assert!(compiled.status.success(), "{}", text(&compiled.stderr));
+}
+
+/// Programs are at work on their memory, vector registers and processes each time that the machine
+/// is put to sleep, and a file in memory is compared with its checksum.
+#[test]
+fn all_that_a_machine_knows_survives_many_sleeps() {
+    let lab = Lab::new("memory");
+    lab.tenant_and_pool("ci", "45");
+    let vm = lab.start("ci/small");
+    // An emulated host of the tests has no compiler.
+    let stress = lab.root.join("stress");
+    match std::env::var_os("MVM_TEST_STRESS") {
+        Some(compiled) => drop(std::fs::copy(compiled, &stress).expect("MVM_TEST_STRESS")),
+        None => compile_stress(&stress),
+    }
+    lab.ok(&["instance", "cp", &stress.display().to_string(), &format!("{vm}:/tmp")]);
+    lab.exec(&vm, "dd if=/dev/urandom of=/dev/shm/kept bs=1M count=16 2>/dev/null");
+    let sum = lab.exec(&vm, "sha256sum /dev/shm/kept");
+    lab.exec(&vm, "/tmp/stress 100000 400 >/run/said 2>&1 & echo $! >/run/pid");
+    for round in 0..sleeps() {
+        // Every other process is ended at once, and the next one is started from the disk.
+        let lingers = round % 2 == 0;
+        let words: &[&str] = if lingers { &["sleep"] } else { &["sleep", "--no-linger"] };
+        lab.ok(&[&["instance"], words, &[vm.as_str()]].concat());
+        lab.ok(&["instance", "wake", &vm]);
+        assert_eq!(lab.exec(&vm, "sha256sum /dev/shm/kept"), sum, "after {round} sleeps");
+        let said = lab.exec(&vm, "cat /run/said; kill -0 $(cat /run/pid) 2>&1 || echo wrong");
+        assert!(!said.contains("wrong"), "after {round} sleeps: {said}");
+    }
+    lab.exec(&vm, "kill $(cat /run/pid)");
+    wait_for("the programs to end", || lab.exec(&vm, "cat /run/said").contains("right"));
+    lab.ok(&["instance", "destroy", &vm]);
 }
