@@ -1,6 +1,6 @@
 //! The plain types that cross the trait: what to run, and what is known of it.
 
-use mvm_model::Mib;
+use mvm_model::{Mac, Mib};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -88,9 +88,9 @@ pub struct Disk {
 pub struct Nic {
     /// Name of the tap interface in the caller's network namespace.
     pub tap: String,
-    /// The MAC address as `aa:bb:cc:dd:ee:ff`. A restored machine keeps the address that it was
+    /// The MAC address. A restored machine keeps the address that it was
     /// booted with until the guest sets another.
-    pub mac: String,
+    pub mac: Mac,
 }
 
 /// The user that a machine's process runs as, with [`VmSpec::dir`] as its root directory.

@@ -5,7 +5,7 @@ mod support;
 use mvm_hypervisor::{
     Hypervisor, Machine, Nic, OwnMemory, Platform, ProcessIdentity, RestoreMemory, VmSpec,
 };
-use mvm_model::{Accelerator, Code};
+use mvm_model::{Accelerator, Code, Mac};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -263,8 +263,8 @@ async fn a_machine_wakes_with_other_disks_and_another_tap() {
         spec.kernel.platform = platform;
         spec.vcpus = 2;
         spec.disks = vec![lab.disk("root", true), lab.disk("scratch", false)];
-        let mac = "02:00:00:00:00:09".to_owned();
-        spec.nic = Some(Nic { tap: lab.tap(), mac: mac.clone() });
+        let mac = Mac::from_bytes([2, 0, 0, 0, 0, 9]);
+        spec.nic = Some(Nic { tap: lab.tap(), mac });
         let driver = driver().await;
         let machine = driver.boot(&spec, &unrecorded).await.unwrap();
         counts_beyond(&spec, 1).await;

@@ -3,8 +3,8 @@
 mod support;
 
 use mvm_hypervisor::{Confine, Hypervisor, Machine, ProcessIdentity, RestoreMemory, VmSpec};
-use mvm_model::Code;
 use mvm_model::Mib;
+use mvm_model::{Code, Mac};
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -263,8 +263,10 @@ async fn specifications_that_cannot_run_are_refused_before_anything_starts() {
     spec.memory = "memory".into();
     assert!(refused(&driver.boot(&spec, &unrecorded).await).contains("not absolute"));
     let mut spec = lab.spec("a");
-    spec.nic =
-        Some(mvm_hypervisor::Nic { tap: "mvmnone0".into(), mac: "02:00:00:00:00:09".into() });
+    spec.nic = Some(mvm_hypervisor::Nic {
+        tap: "mvmnone0".into(),
+        mac: Mac::from_bytes([2, 0, 0, 0, 0, 9]),
+    });
     spec.confine = None;
     let error = refused(&driver.boot(&spec, &unrecorded).await);
     assert!(error.starts_with("invalid_spec") && error.contains("mvmnone0"), "{error}");

@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::halt::Paused;
 use crate::id::InstanceId;
 use crate::lease::Lease;
+use crate::mac::Mac;
 use crate::mib::Mib;
 use crate::name::{InstanceRef, PoolRef};
 use crate::resources::Resources;
@@ -61,7 +62,7 @@ pub struct Instance {
     /// Its address in the tenant's subnet.
     pub address: Ipv4Addr,
     /// The MAC address of its network interface.
-    pub mac: String,
+    pub mac: Mac,
     /// When the instance was made.
     pub created_at: Timestamp,
     /// When it reached its state.

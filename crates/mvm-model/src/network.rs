@@ -1,6 +1,7 @@
 //! A tenant's network: net id, subnet, and which address an instance gets.
 
 use crate::error::Fault;
+use crate::mac::Mac;
 use ipnet::Ipv4Net;
 use mvm_code::Code;
 use schemars::JsonSchema;
@@ -152,8 +153,8 @@ impl TenantNetwork {
 
 /// Returns the MAC address of the machine that has `address`: locally administered, and distinct
 /// for distinct addresses of one bridge.
-pub fn mac_of(net_id: u16, address: Ipv4Addr) -> String {
+pub fn mac_of(net_id: u16, address: Ipv4Addr) -> Mac {
     let [_, b, c, d] = address.octets();
     let [hi, lo] = net_id.to_be_bytes();
-    format!("02:{:02x}:{lo:02x}:{b:02x}:{c:02x}:{d:02x}", 0x40 | hi)
+    Mac::from_bytes([2, 0x40 | hi, lo, b, c, d])
 }

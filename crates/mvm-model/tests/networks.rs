@@ -3,8 +3,8 @@
 mod support;
 
 use ipnet::Ipv4Net;
-use mvm_model::Code;
 use mvm_model::network::{MAX_NET_ID, TenantNetwork, mac_of};
+use mvm_model::{Code, Mac};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -160,7 +160,7 @@ proptest! {
             prop_assert!(taken.insert(address));
         }
         prop_assert_eq!(taken.len(), network.capacity() as usize);
-        let macs: BTreeSet<String> = taken.iter().map(|a| mac_of(network.tenant_net_id, *a)).collect();
+        let macs: BTreeSet<Mac> = taken.iter().map(|a| mac_of(network.tenant_net_id, *a)).collect();
         prop_assert_eq!(macs.len(), taken.len());
     }
 
@@ -169,7 +169,7 @@ proptest! {
         networks in prop::collection::vec(valid(), 1..4),
         offsets in prop::collection::vec(any::<u32>(), 1..20),
     ) {
-        let mut owners: BTreeMap<String, (u16, Ipv4Addr)> = BTreeMap::new();
+        let mut owners: BTreeMap<Mac, (u16, Ipv4Addr)> = BTreeMap::new();
         let mut ids = BTreeMap::new();
         for network in networks {
             // A net id stands for one subnet.
@@ -178,9 +178,7 @@ proptest! {
             for offset in &offsets {
                 let address = Ipv4Addr::from(u32::from(network.gateway()) + 1 + offset % network.capacity());
                 let mac = mac_of(id, address);
-                let bytes: Vec<u8> = mac.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
-                prop_assert_eq!(bytes.len(), 6);
-                prop_assert_eq!(bytes[0] & 0b11, 0b10, "unicast, locally administered");
+                prop_assert_eq!(mac.bytes()[0] & 0b11, 0b10, "unicast, locally administered");
                 let owner = owners.entry(mac).or_insert((id, address));
                 prop_assert_eq!(*owner, (id, address));
             }

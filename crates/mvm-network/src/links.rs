@@ -35,8 +35,6 @@ pub struct Tap {
     pub name: String,
     /// The bridge that it is a port of.
     pub bridge: String,
-    /// The guest's MAC address.
-    pub mac: String,
     /// The guest's address.
     pub address: Ipv4Addr,
     /// The user that may open the tap; `None` leaves it to root.

@@ -279,6 +279,7 @@ mod tests {
     use crate::Network;
     use crate::nft::nft;
     use crate::rules::TapRules;
+    use mvm_model::Mac;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
@@ -326,10 +327,7 @@ mod tests {
                     .iter()
                     .map(|guest| TapRules {
                         tap: Network::tap_name("00ff", &format!("{net_id:04x}00{guest:02x}")),
-                        mac: format!(
-                            "02:40:00:00:{net_id:02x}:{guest:02x}",
-                            net_id = net_id & 0xff
-                        ),
+                        mac: Mac::from_bytes([2, 0x40, 0, 0, *net_id as u8, *guest]),
                         address: Ipv4Addr::new(10, (*net_id >> 8) as u8, *net_id as u8, *guest),
                         egress: egress(*guest),
                     })

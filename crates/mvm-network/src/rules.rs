@@ -1,6 +1,7 @@
 //! What the firewall allows: a ruleset, as the caller specifies it.
 
 use ipnet::Ipv4Net;
+use mvm_model::Mac;
 use std::net::Ipv4Addr;
 
 /// Everything that the firewall allows.
@@ -36,8 +37,8 @@ pub struct TenantRules {
 pub struct TapRules {
     /// Name of the guest's tap.
     pub tap: String,
-    /// The guest's MAC address, as `aa:bb:cc:dd:ee:ff`.
-    pub mac: String,
+    /// The guest's MAC address.
+    pub mac: Mac,
     /// The guest's IPv4 address.
     pub address: Ipv4Addr,
     /// What the guest may reach outside its tenant.

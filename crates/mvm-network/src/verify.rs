@@ -339,7 +339,6 @@ mod tests {
         let tap = |name: &str| Tap {
             name: name.to_owned(),
             bridge: "b1".to_owned(),
-            mac: String::new(),
             address: "10.1.0.2".parse().expect("address"),
             owner_uid: None,
         };

@@ -1,7 +1,7 @@
 //! Changes to rules and links by somebody else are seen, reported and repaired. In network
 //! namespaces that the tests make; needs root, ip(8) and nft(8).
 
-use mvm_model::Code;
+use mvm_model::{Code, Mac};
 use mvm_network::{
     Applied, Bridge, Egress, Network, Ruleset, Tap, TapRules, TenantRules, Wanted, enter_netns,
 };
@@ -65,14 +65,14 @@ fn tap() -> Tap {
     Tap {
         name: Network::tap_name(OWNER, "00010002"),
         bridge: Network::bridge_name(OWNER, 1),
-        mac: "02:00:00:00:01:02".to_owned(),
         address: "10.82.1.2".parse().expect("address"),
         owner_uid: None,
     }
 }
 
 fn rules() -> Ruleset {
-    let Tap { name, mac, address, .. } = tap();
+    let Tap { name, address, .. } = tap();
+    let mac = Mac::from_bytes([2, 0, 0, 0, 1, 2]);
     let guest = TapRules { tap: name, mac, address, egress: Egress::default() };
     let Bridge { name, gateway } = bridge(1);
     let (subnet, gateway) = (gateway.trunc(), gateway.addr());

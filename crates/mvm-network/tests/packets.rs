@@ -1,7 +1,7 @@
 //! Real packets through bridges and rules: guests are network namespaces at the other ends of links
 //! named like taps. Needs root, ip(8) and nft(8).
 
-use mvm_model::Code;
+use mvm_model::{Code, Mac};
 use mvm_network::{
     AllowRule, Bridge, Egress, Mode, Network, Proto, Ruleset, TapRules, TenantRules, enter_netns,
 };
@@ -92,7 +92,7 @@ impl Lab {
         self.netns(name);
         let (host, guest) = (self.name("host"), self.name(name));
         let tap = Network::tap_name(OWNER, &format!("{tenant:04x}{number:04x}"));
-        let mac = format!("02:00:00:00:{tenant:02x}:{number:02x}");
+        let mac = Mac::from_bytes([2, 0, 0, 0, tenant as u8, number]);
         let bridge = Network::bridge_name(OWNER, tenant);
         ip(&format!(
             "-n {host} link add {tap} type veth peer name eth0 netns {guest} address {mac}"
@@ -251,7 +251,7 @@ fn packets_go_where_they_may_and_nowhere_else() {
     assert_eq!(lab.call("two", "10.81.1.2:7000"), Answer::Silence);
     // Refused rules change nothing.
     let mut faulty = one.clone();
-    faulty.mac = "} drop".to_owned();
+    faulty.tap = "\"} drop".to_owned();
     let bad = rules(vec![tenant(1, &[&faulty])]);
     let refused = lab.within("host", move || {
         block_on(async { Network::open(OWNER).expect("open").apply(&bad).await })

@@ -47,7 +47,7 @@ impl InstanceViews {
             reason: instance.reason.clone(),
             paused: self.halted.paused(instance.id),
             address: instance.address,
-            mac: instance.mac.clone(),
+            mac: instance.mac,
             instance_resources: instance.resources,
             revision: instance.revision,
             lease: instance.lease.as_ref().map(|lease| self.holders.shown(lease)),

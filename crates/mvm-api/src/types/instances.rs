@@ -3,7 +3,7 @@
 use mvm_model::halt::Paused;
 use mvm_model::policy::Next;
 use mvm_model::{
-    Accelerator, Digest, InstanceRef, JobId, Lease, Name, Resources, State, Timestamp, WayUp,
+    Accelerator, Digest, InstanceRef, JobId, Lease, Mac, Name, Resources, State, Timestamp, WayUp,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub struct InstanceView {
     /// The instance's IPv4 address.
     pub address: Ipv4Addr,
     /// The instance's MAC address.
-    pub mac: String,
+    pub mac: Mac,
     /// The instance's vCPUs, memory and disk.
     pub instance_resources: Resources,
     /// Digest of the instance's image.

@@ -281,6 +281,7 @@ impl Args {
 pub(super) mod tests {
     use super::*;
     use crate::{Disk, Nic};
+    use mvm_model::Mac;
     use mvm_model::Mib;
 
     pub(in crate::qemu) fn sample(confined: bool) -> VmSpec {
@@ -300,7 +301,7 @@ pub(super) mod tests {
             memory: "/m,em".into(),
             reserve_memory: true,
             disks: vec![disk("root"), disk("data")],
-            nic: Some(Nic { tap: "tap0".into(), mac: "02:00:00:00:00:01".into() }),
+            nic: Some(Nic { tap: "tap0".into(), mac: Mac::from_bytes([2, 0, 0, 0, 0, 1]) }),
             window: None,
             confine: confined.then_some(Confine { uid: 7, gid: 8 }),
         }

@@ -56,7 +56,7 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
         resources: mvm_model::Resources::default(),
         caches: Vec::new(),
         address: std::net::Ipv4Addr::from(0x0af0_1402 + number % 200),
-        mac: String::new(),
+        mac: mvm_model::Mac::from_bytes([0; 6]),
         created_at: mvm_model::Timestamp::EPOCH,
         state_since: mvm_model::Timestamp::EPOCH,
         lease: None,

@@ -136,7 +136,7 @@ impl Machines {
             },
             reserve_memory: !is_template_builder(instance),
             disks,
-            nic: Some(Nic { tap: self.links.tap_name(instance), mac: instance.mac.clone() }),
+            nic: Some(Nic { tap: self.links.tap_name(instance), mac: instance.mac }),
             window,
             confine: Some(Confine { uid, gid: uid }),
         })
@@ -337,7 +337,7 @@ fn whole_identity(
         dns: names.for_guests(gateway).iter().map(Ipv4Addr::to_string).collect(),
         search: names.search,
         mtu: Some(mtu),
-        mac: Some(instance.mac.clone()),
+        mac: Some(instance.mac.to_string()),
     });
     let entropy = Some(random_bytes::<64>()?.to_vec());
     if is_template_builder(instance) {

@@ -102,7 +102,6 @@ impl Links {
         Tap {
             name: self.tap_name(instance),
             bridge: self.bridge_name(tenant),
-            mac: instance.mac.clone(),
             address: instance.address,
             owner_uid: Some(uid_of(tenant)),
         }
@@ -159,7 +158,7 @@ impl Links {
                     .of_tenant(&tenant.name)
                     .map(|instance| TapRules {
                         tap: self.tap_name(instance),
-                        mac: instance.mac.clone(),
+                        mac: instance.mac,
                         address: instance.address,
                         egress: world.pools.get(&instance.pool).map_or_else(closed, egress_of),
                     })
