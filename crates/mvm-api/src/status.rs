@@ -75,6 +75,7 @@ pub fn status(code: Code) -> u16 {
         | Code::KernelCompression
         | Code::KernelUnfit
         | Code::KernelMissing
+        | Code::CpuModelUnavailable
         | Code::PrewarmFailed
         | Code::ImageRefused => 422,
         Code::UpgradeRequired => 426,

@@ -286,6 +286,10 @@ codes! {
         /// names both. It still sleeps.
         CpuDiffers = "cpu_differs":
             "Wake it on a host with such a CPU, or destroy it and start another.";
+        /// No machine with this CPU model can be started here: QEMU does not know the name, or the
+        /// host's CPU lacks features of the model; the message says which. What sleeps still sleeps.
+        CpuModelUnavailable = "cpu_model_unavailable":
+            "Use `--cpu-model host` or another model, or a node that offers this one.";
         /// The machine's process could not be started.
         SpawnFailed = "spawn_failed": "Read the system's words in the message.";
         /// The machine ended while it booted; the message has its last lines.

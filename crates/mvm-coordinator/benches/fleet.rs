@@ -237,6 +237,7 @@ fn document() -> FleetState {
         instance_resources: Resources { vcpus: 1, mem_mib: Mib(512), ..Resources::default() },
         recycle: Default::default(),
         egress: Default::default(),
+        cpu_model: Default::default(),
         prewarm: None,
         runtime_policy: Default::default(),
         desired_counts: Counts {

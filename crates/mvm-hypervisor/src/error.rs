@@ -1,7 +1,9 @@
 //! The errors of this crate, each with a stable code.
 
-use mvm_model::Code;
 use mvm_model::cpu::CpuIdentity;
+use mvm_model::cpu_model::CpuModelFault;
+use mvm_model::{Code, CpuModel};
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +48,18 @@ pub enum Error {
         here: Box<CpuIdentity>,
         /// How they differ, for people.
         reason: String,
+    },
+    /// No machine with this CPU model can be started here.
+    #[error("no machine with the CPU model {model} can be started under {on}: {why}")]
+    CpuModelUnavailable {
+        /// The model.
+        model: CpuModel,
+        /// What would execute its instructions, and on which CPU, for people.
+        on: String,
+        /// Why not.
+        why: CpuModelFault,
+        /// The names of models that can be had, for people; empty if there are none.
+        choices: String,
     },
     /// The specification itself cannot be run.
     #[error("machine {id}: {reason}")]
@@ -181,6 +195,7 @@ impl Error {
             Self::QemuUnusable { .. } => Code::QemuUnusable,
             Self::KvmUnavailable { .. } => Code::KvmUnavailable,
             Self::CpuDiffers { .. } => Code::CpuDiffers,
+            Self::CpuModelUnavailable { .. } => Code::CpuModelUnavailable,
             Self::InvalidSpec { .. } => Code::InvalidSpec,
             Self::SpawnFailed { .. } => Code::SpawnFailed,
             Self::DiedAtBoot { .. } => Code::DiedAtBoot,
@@ -195,6 +210,21 @@ impl Error {
             Self::Gone { .. } => Code::Gone,
             Self::Io { .. } => Code::Io,
             Self::Injected { .. } => Code::Injected,
+        }
+    }
+
+    /// Returns what to do next, or nothing: most messages say it themselves.
+    pub fn hint(&self) -> Cow<'static, str> {
+        match self {
+            Self::CpuModelUnavailable { choices, .. } if choices.is_empty() => {
+                "use --cpu-model host, or a node that offers the model".into()
+            }
+            Self::CpuModelUnavailable { choices, .. } => format!(
+                "use --cpu-model host, a model that can be had here ({choices}), or a node that \
+                 offers this one"
+            )
+            .into(),
+            _ => "".into(),
         }
     }
 

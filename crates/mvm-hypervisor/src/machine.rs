@@ -5,6 +5,7 @@ use crate::{
     VmSpec,
 };
 use async_trait::async_trait;
+use mvm_model::CpuModel;
 use mvm_model::accelerator::Processor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,10 +26,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Returns the driver's name and version, and what it runs guests on.
     fn description(&self) -> Description;
 
+    /// Checks that new machines can have this CPU model, in full, with the present accelerator.
+    /// Error: `cpu_model_unavailable`.
+    async fn check_cpu_model(&self, model: &CpuModel) -> Result<()>;
+
     /// Starts a machine from its kernel; returns when the guest is running (not
     /// when it is ready). Errors: `invalid_spec`, `spawn_failed`, `died_at_boot`
     /// (with the last lines of `qemu.log` and `console.log`), `no_space`,
-    /// `qmp_timeout`.
+    /// `qmp_timeout`, `cpu_model_unavailable`.
     async fn boot(&self, spec: &VmSpec, started: OnStarted<'_>) -> Result<Arc<dyn Machine>>;
 
     /// Brings a machine back from the device state in `snapshot` and the memory in

@@ -1,6 +1,6 @@
 //! The plain types that cross the trait: what to run, and what is known of it.
 
-use mvm_model::{Mac, Mib};
+use mvm_model::{CpuModel, Mac, Mib};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -25,6 +25,9 @@ pub struct VmSpec {
     pub vcpus: u32,
     /// Guest memory in MiB, at least 16.
     pub mem_mib: Mib,
+    /// The CPU model of a new machine. One that is restored keeps what it has.
+    #[serde(default)]
+    pub cpu_model: CpuModel,
     /// The kernel to boot.
     pub kernel: Kernel,
     /// The file that backs guest memory. `boot` replaces it with an empty, sparse one.

@@ -394,3 +394,48 @@ async fn a_machine_of_kvm_is_refused_where_there_is_none_and_on_another_cpu() {
         assert!(lab.processes().await.is_empty() && snapshot.exists());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_with_a_named_cpu_wakes_with_it_and_only_where_it_can_be_had() {
+    let lab = Lab::new();
+    let named = |name: &str| VmSpec { cpu_model: name.parse().unwrap(), ..lab.spec("a") };
+    let driver = driver().await;
+    for name in ["max", "Pentium9"] {
+        driver.check_cpu_model(&name.parse().unwrap()).await.expect_err(name);
+        let refused = driver.boot(&named(name), &unrecorded).await.err().expect("a refusal");
+        assert_eq!(refused.code(), Code::CpuModelUnavailable, "{refused}");
+        assert!(refused.to_string().contains(name) && refused.hint().contains("--cpu-model host"));
+        assert!(!named(name).memory.exists(), "nothing is begun");
+    }
+    let spec = named("Nehalem");
+    let snapshot = lab.dir.join("snapshot");
+    let machine = driver.boot(&spec, &unrecorded).await.unwrap();
+    counts_beyond(&spec, 3).await;
+    let own = machine.processor().unwrap();
+    assert_eq!(own.model, "Nehalem-v1", "its name and what it stands for");
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", machine.process().pid)).unwrap();
+    assert!(String::from_utf8_lossy(&arguments).contains("-cpu\0Nehalem-v1,enforce\0"));
+    // The next agent knows it as well.
+    let process = machine.process();
+    drop(machine);
+    let machine = driver.adopt(&spec, &process).await.unwrap().expect("it is ours");
+    assert_eq!(machine.processor(), Some(own.clone()));
+    put_to_sleep(&machine, &snapshot).await;
+    let last = count(&spec).unwrap();
+    let whole = std::fs::read(&snapshot).unwrap();
+    let replaced = String::from_utf8_lossy(&whole[..4096]).replace("Nehalem-v1", "Nehalem-v9");
+    std::fs::write(&snapshot, [replaced.as_bytes(), &whole[4096..]].concat()).unwrap();
+    let elsewhere = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await;
+    let refused = elsewhere.err().expect("a refusal");
+    assert_eq!(refused.code(), Code::CpuModelUnavailable, "{refused}");
+    assert!(refused.to_string().contains("Nehalem-v9"), "{refused}");
+    assert!(lab.processes().await.is_empty());
+    std::fs::write(&snapshot, &whole).unwrap();
+    // Its pool may have another model by now.
+    let spec = VmSpec { cpu_model: Default::default(), ..spec };
+    let machine = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await.unwrap();
+    assert_eq!(machine.processor(), Some(own));
+    machine.resume().await.unwrap();
+    counts_beyond(&spec, last).await;
+    machine.kill().await.unwrap();
+}

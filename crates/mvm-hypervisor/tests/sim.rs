@@ -24,6 +24,7 @@ fn spec(dir: &Path, name: &str) -> VmSpec {
         dir: own,
         vcpus: 1,
         mem_mib: Mib(64),
+        cpu_model: Default::default(),
         kernel: Kernel {
             image: "/kernel".into(),
             initrd: None,

@@ -2,6 +2,7 @@
 
 use crate::accelerator::Processor;
 use crate::cache::{self, CacheDisk};
+use crate::cpu_model::CpuModel;
 use crate::digest::Digest;
 use crate::halt::Paused;
 use crate::id::InstanceId;
@@ -56,6 +57,9 @@ pub struct Instance {
     pub revision: Digest,
     /// Its shape, copied from the pool when it was made.
     pub resources: Resources,
+    /// The CPU model that it is booted with, copied from the pool when it was made.
+    #[serde(default, skip_serializing_if = "CpuModel::is_host")]
+    pub cpu_model: CpuModel,
     /// Its copies of the pool's caches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<CacheDisk>,

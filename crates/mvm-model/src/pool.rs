@@ -1,6 +1,7 @@
 //! A pool: instances of one image and one shape inside a tenant.
 
 use crate::cache::{self, CacheDisk};
+use crate::cpu_model::CpuModel;
 use crate::digest::Digest;
 use crate::egress::Egress;
 use crate::error::Fault;
@@ -112,6 +113,9 @@ pub struct Pool {
     /// Its caches, with the disks that jobs get copies of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<CacheDisk>,
+    /// The CPU model of new instances.
+    #[serde(default, skip_serializing_if = "CpuModel::is_host")]
+    pub cpu_model: CpuModel,
     /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
@@ -146,7 +150,9 @@ impl Pool {
 
     /// Returns whether an instance has the shape of new ones.
     pub fn shapes(&self, instance: &Instance) -> bool {
-        instance.resources == self.resources && cache::same(&instance.caches, &self.caches)
+        instance.resources == self.resources
+            && instance.cpu_model == self.cpu_model
+            && cache::same(&instance.caches, &self.caches)
     }
 
     /// Returns the revision that new instances boot from; `None` before the first build.

@@ -2,6 +2,7 @@
 
 use crate::Pool;
 use crate::cache::{self, Cache};
+use crate::cpu_model::CpuModel;
 use crate::desired::source;
 use crate::egress::Egress;
 use crate::error::Fault;
@@ -37,6 +38,8 @@ pub struct UpdatePool {
     pub caches: Option<Vec<Cache>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<CpuModel>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_inputs: Option<BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
@@ -120,6 +123,7 @@ impl Pool {
             && pool.override_inputs == self.override_inputs;
         pool.stale |= !same && pool.current.is_some();
         pool.recycle = patch.recycle.unwrap_or(pool.recycle);
+        pool.cpu_model = patch.cpu_model.unwrap_or(pool.cpu_model);
         if let Some(command) = patch.prewarm {
             pool.prewarm = Some(command).filter(|command| !command.is_empty());
         }

@@ -52,6 +52,7 @@ fn pools() -> impl Strategy<Value = Vec<DesiredPool>> {
                     .collect(),
                 egress: mvm_model::Egress { allow_lan: sleep && large, ..Default::default() },
                 recycle: if sleep { Recycle::Sleep } else { Recycle::Reset },
+                cpu_model: if sleep { "EPYC" } else { "host" }.parse().expect("a model"),
                 prewarm: sleep.then(|| "true".into()),
                 runtime_policy: mvm_model::runtime_policy::RuntimePolicy {
                     max_jobs: warm,
@@ -138,6 +139,7 @@ fn update(mut pool: Pool, document: &DesiredState) -> Pool {
     pool.caches = mvm_model::cache::change(&pool.caches, wanted.caches.clone()).unwrap();
     pool.recycle = wanted.recycle;
     pool.prewarm = wanted.prewarm.clone();
+    pool.cpu_model = wanted.cpu_model.clone();
     pool.runtime_policy = wanted.runtime_policy;
     pool.egress = wanted.egress.clone();
     pool

@@ -70,6 +70,7 @@ fn pool(index: usize, resources: Resources, desired_counts: Counts, placement: R
         instance_resources: resources,
         recycle: Default::default(),
         egress: Default::default(),
+        cpu_model: Default::default(),
         prewarm: None,
         revision: None,
         runtime_policy: Default::default(),

@@ -15,7 +15,7 @@ use mvm_model::admission::{admit_counts, admit_machine, admit_pool};
 use mvm_model::cache::disk_mib;
 use mvm_model::desired::{settled, source};
 use mvm_model::pool::RevisionEntry;
-use mvm_model::{Counts, Name, Pool, PoolRef};
+use mvm_model::{Counts, CpuModel, Name, Pool, PoolRef};
 use std::sync::Arc;
 
 /// The pools of the node.
@@ -54,6 +54,7 @@ impl Catalog {
         let caches = mvm_model::cache::change(&[], wanted.caches)?;
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
         crate::audit::note_target(&reference);
+        self.admit_cpu_model(&reference, &wanted.cpu_model).await?;
         let kernel = match &wanted.kernel {
             Some(name) => Some(self.images.store().kernel(name)?.digest),
             None => None,
@@ -73,6 +74,7 @@ impl Catalog {
                     caches,
                     desired: None,
                     recycle: wanted.recycle,
+                    cpu_model: wanted.cpu_model,
                     prewarm: wanted.prewarm.filter(|command| !command.is_empty()),
                     runtime_policy: wanted.runtime_policy,
                     egress: wanted.egress,
@@ -86,6 +88,7 @@ impl Catalog {
                         && known.resources == pool.resources
                         && mvm_model::cache::same(&known.caches, &pool.caches)
                         && known.recycle == pool.recycle
+                        && known.cpu_model == pool.cpu_model
                         && known.prewarm == pool.prewarm
                         && known.runtime_policy == pool.runtime_policy
                         && known.egress == pool.egress
@@ -112,6 +115,9 @@ impl Catalog {
     pub async fn update(&self, reference: &PoolRef, patch: UpdatePool) -> Result<()> {
         if let Some(flake) = &patch.flake_ref {
             settled(flake, "$.flake_ref")?;
+        }
+        if let Some(model) = &patch.cpu_model {
+            self.admit_cpu_model(reference, model).await?;
         }
         let walls = patch.egress.is_some();
         self.records
@@ -150,6 +156,14 @@ impl Catalog {
             self.links.refresh_rules().await?;
         }
         self.caches.sweep().await
+    }
+
+    /// Refuses a CPU model that no machine can have here, unless the pool has it already.
+    async fn admit_cpu_model(&self, pool: &PoolRef, model: &CpuModel) -> Result<()> {
+        match self.records.read(|world| has_model(world, pool, model)) {
+            true => Ok(()),
+            false => self.host.admit_cpu_model(model).await,
+        }
     }
 
     /// Sets the instances that the pool keeps ready.
@@ -196,6 +210,11 @@ impl Catalog {
         self.wake.notify();
         Ok(entry)
     }
+}
+
+/// Returns whether the pool's machines have this CPU model already.
+pub(crate) fn has_model(world: &RecordSet, pool: &PoolRef, model: &CpuModel) -> bool {
+    world.pools.get(pool).is_some_and(|known| known.cpu_model == *model)
 }
 
 /// Returns whether the tenant belongs to a fleet. Its quotas are this node's part then, which may

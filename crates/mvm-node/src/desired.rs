@@ -5,7 +5,7 @@
 //! agent watches stays in force.
 
 use crate::audit::Auditor;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, has_model};
 use crate::error::{NodeError, io};
 use crate::host::Host;
 use crate::locks::locked;
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 use mvm_api::types::{BuildPool, CreatePool, CreateTenant, DesiredStatus, UpdatePool};
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
-use mvm_model::{Code, Fault, Name, PoolRef, Timestamp};
+use mvm_model::{Code, CpuModel, Fault, Name, PoolRef, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -266,6 +266,16 @@ impl Desired {
         Ok(())
     }
 
+    /// Refuses a document of which some pool can have no machine here.
+    pub(crate) async fn admit(&self, document: &DesiredState) -> Result<()> {
+        self.host.admit_shapes(document)?;
+        document.admit_machines()?;
+        let has = |pool: &PoolRef, model: &CpuModel| {
+            self.records.read(|world| has_model(world, pool, model))
+        };
+        self.host.admit_cpu_models(document, has).await
+    }
+
     /// Puts a document in force, and returns the steps that it needs.
     pub(crate) async fn apply(
         &self,
@@ -274,8 +284,7 @@ impl Desired {
         hold: bool,
     ) -> Result<Vec<Step>> {
         document.settled()?;
-        self.host.admit_shapes(&document)?;
-        document.admit_machines()?;
+        self.admit(&document).await?;
         let steps = self.steps(&document, prune)?;
         self.records
             .change(|_, changes| {
@@ -374,6 +383,7 @@ impl Desired {
                     resources: wanted.instance_resources,
                     caches: wanted.caches.clone(),
                     recycle: wanted.recycle,
+                    cpu_model: wanted.cpu_model.clone(),
                     prewarm: wanted.prewarm.clone(),
                     runtime_policy: wanted.runtime_policy,
                     egress: wanted.egress.clone(),
@@ -394,6 +404,7 @@ impl Desired {
                     scratch_disk_mib: Some(shape.scratch_disk_mib),
                     recycle: Some(wanted.recycle),
                     caches: Some(wanted.caches.clone()),
+                    cpu_model: Some(wanted.cpu_model.clone()),
                     prewarm: Some(wanted.prewarm.clone().unwrap_or_default()),
                     override_inputs: Some(wanted.override_inputs.clone()),
                     runtime_policy: wanted.runtime_policy.into(),

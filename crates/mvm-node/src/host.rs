@@ -8,10 +8,11 @@ use crate::names::servers;
 use crate::records::{RecordSet, Records};
 use mvm_hypervisor::{Description, Hypervisor};
 use mvm_model::accelerator::{Standing, Verdict};
+use mvm_model::cpu_model::CpuModelFault;
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::{self, Capacity};
 use mvm_model::host::{Shortfall, ShortfallKind, admit_shape, lacks_memory, lacks_of_shape};
-use mvm_model::{Accelerator, Mib, Name, Pool, Resources};
+use mvm_model::{Accelerator, CpuModel, Fault, Mib, Name, Pool, PoolRef, Resources};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use std::path::{Path, PathBuf};
@@ -107,6 +108,41 @@ impl Host {
                     let path =
                         format!("$.tenants[{t}].pools[{p}].instance_resources.{}", fault.path);
                     fault.at(path)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a CPU model that no machine can have here. While it is open whether machines get KVM,
+    /// only the name is judged; the features are when a machine is started.
+    pub(crate) async fn admit_cpu_model(&self, model: &CpuModel) -> Result<()> {
+        use mvm_hypervisor::Error::CpuModelUnavailable;
+        let is_open = self.accelerator.verdict().standing != Standing::Settled;
+        match self.hypervisor.check_cpu_model(model).await {
+            Err(CpuModelUnavailable { why: CpuModelFault::Lacks(_), .. }) if is_open => Ok(()),
+            checked => Ok(checked?),
+        }
+    }
+
+    /// Refuses a document that asks for such a CPU model. Pools that have theirs already, by what
+    /// `has` says, are left alone.
+    pub(crate) async fn admit_cpu_models(
+        &self,
+        document: &DesiredState,
+        has: impl Fn(&PoolRef, &CpuModel) -> bool,
+    ) -> Result<()> {
+        for (t, tenant) in document.tenants.iter().enumerate() {
+            for (p, pool) in tenant.pools.iter().enumerate() {
+                let reference =
+                    PoolRef { tenant: tenant.tenant_id.clone(), pool: pool.pool_id.clone() };
+                if has(&reference, &pool.cpu_model) {
+                    continue;
+                }
+                self.admit_cpu_model(&pool.cpu_model).await.map_err(|error| {
+                    let Some(code) = error.code().known() else { return error };
+                    let fault = Fault::new(code, error.detail()).hint(error.hint());
+                    fault.at(format!("$.tenants[{t}].pools[{p}].cpu_model")).into()
                 })?;
             }
         }

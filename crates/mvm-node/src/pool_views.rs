@@ -72,6 +72,7 @@ impl PoolViews {
             failed,
             instances: of_pool().count() as u32,
             recycle: pool.recycle,
+            cpu_model: pool.cpu_model.clone(),
             prewarm: pool.prewarm.clone(),
             runtime_policy: pool.runtime_policy,
             egress: pool.egress.clone(),

@@ -96,8 +96,7 @@ impl TemplateMaker {
                 .then(|| "QEMU, its accelerator or the CPU of the host has changed".to_owned()),
         };
         let instance = self.create_builder(reference, why).await?;
-        let key =
-            self.templates.key(&pool, instance.revision, instance.resources, &instance.caches);
+        let key = self.templates.key_of_instance(&pool, &instance);
         let work = self.make_template(&pool, &instance, &key);
         let tenant = Some(&reference.tenant);
         let made = self.auditor.as_agent("template.create", tenant, reference, None, work).await;

@@ -6,7 +6,7 @@ pub use mvm_model::pool_patch::{PolicyPatch, UpdatePool};
 use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::template::Renewal;
 use mvm_model::{
-    Accelerator, Cache, CacheDisk, Counts, Egress, Name, Recycle, Resources, Timestamp,
+    Accelerator, Cache, CacheDisk, Counts, CpuModel, Egress, Name, Recycle, Resources, Timestamp,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub struct CreatePool {
     /// What happens to an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
+    /// The CPU model of the pool's machines: `host`, or a name that QEMU knows.
+    #[serde(default)]
+    pub cpu_model: CpuModel,
     /// A shell command that the template's guest runs before its snapshot is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
@@ -81,6 +84,9 @@ pub struct PoolView {
     pub instances: u32,
     /// What happens to an instance after a job.
     pub recycle: Recycle,
+    /// The CPU model of the pool's machines: `host`, or a name that QEMU knows.
+    #[serde(default)]
+    pub cpu_model: CpuModel,
     /// A shell command that the template's guest runs before its snapshot is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,

@@ -109,6 +109,7 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: Timestamp)
         failed: sum(|status| status.failed),
         instances: sum(|status| status.instances),
         recycle: pool.recycle,
+        cpu_model: pool.cpu_model.clone(),
         prewarm: pool.prewarm.clone(),
         runtime_policy: pool.runtime_policy,
         egress: pool.egress.clone(),

@@ -5,6 +5,7 @@
 use super::Accelerator;
 use super::binary::Version;
 use crate::{Confine, Kernel, Platform, RestoreMemory, VmSpec};
+use mvm_model::CpuModel;
 use mvm_model::accelerator::Processor;
 use serde_json::json;
 use std::ffi::OsString;
@@ -54,6 +55,27 @@ pub(super) fn processor_of(accelerator: Accelerator) -> Processor {
     Processor { accelerator, model: model.to_owned() }
 }
 
+/// Makes QEMU refuse to start where a feature of a named model cannot be had, instead of leaving it
+/// out: the machine would not be the same elsewhere.
+const ENFORCED: &str = ",enforce";
+
+/// Returns the named model; `None` where a model is that of the host or, under TCG, the small one.
+pub(super) fn named(model: &str) -> Option<CpuModel> {
+    model.parse().ok().filter(|model: &CpuModel| !model.is_host())
+}
+
+/// Returns the option for a CPU model.
+fn cpu_option(model: &str) -> String {
+    let enforced = if named(model).is_some() { ENFORCED } else { "" };
+    format!("{model}{enforced}")
+}
+
+/// Returns the CPU model that an option asks for; `None` if it is none.
+pub(super) fn cpu_model_in(option: &str) -> Option<String> {
+    let model = option.strip_suffix(ENFORCED).unwrap_or(option);
+    is_cpu_model(model).then(|| model.to_owned())
+}
+
 /// Returns whether a text may be a CPU model with features: `qemu64,+ssse3`.
 pub(super) fn is_cpu_model(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "+-_.,=".contains(c);
@@ -67,7 +89,7 @@ pub(super) fn arguments(spec: &VmSpec, start: Start, setting: &Setting<'_>) -> V
     args.pair("-name", format!("guest={}", spec.marker));
     args.pair("-display", "none");
     args.pair("-accel", accelerator_option(setting.processor.accelerator));
-    args.pair("-cpu", &setting.processor.model);
+    args.pair("-cpu", cpu_option(&setting.processor.model));
     args.pair("-machine", machine_option(spec.kernel.platform, setting.machine));
     args.pair("-smp", spec.vcpus.to_string());
     args.pair("-m", spec.mem_mib.0.to_string());
@@ -292,6 +314,7 @@ pub(super) mod tests {
             dir: "/run/a,b".into(),
             vcpus: 2,
             mem_mib: Mib(256),
+            cpu_model: CpuModel::default(),
             kernel: Kernel {
                 image: "/k".into(),
                 initrd: Some("/i".into()),
@@ -339,6 +362,19 @@ pub(super) mod tests {
         let free = words(&sample(false), Start::Boot, 7, 2);
         assert!(value(&free, "-sandbox").unwrap().contains("elevateprivileges=deny"));
         assert_eq!(value(&free, "-runas"), None);
+    }
+
+    #[test]
+    fn a_named_cpu_model_is_enforced_and_no_other() {
+        for (model, option) in
+            [("EPYC-v1", "EPYC-v1,enforce"), ("host", "host"), ("qemu64,+ssse3", "qemu64,+ssse3")]
+        {
+            assert_eq!(cpu_option(model), option);
+            assert_eq!(cpu_model_in(option).as_deref(), Some(model));
+        }
+        let own = processor_of(Accelerator::Tcg).model;
+        assert_eq!((cpu_option(&own), named(&own)), (own.clone(), None));
+        assert_eq!(cpu_model_in("-S"), None);
     }
 
     #[test]

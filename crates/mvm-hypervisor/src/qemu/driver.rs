@@ -1,7 +1,8 @@
 //! Starting, restoring and adopting machines.
 
-use super::arguments::{Setting, Start, arguments, machine_type, processor_of};
+use super::arguments::{Setting, Start, arguments, machine_type, named, processor_of};
 use super::binary::{self, Version};
+use super::cpu_models::CpuModels;
 use super::cpuid;
 use super::machine::{QemuMachine, RequestedState, check_kvm};
 use super::probe::KvmProbe;
@@ -16,6 +17,8 @@ use crate::{
     VmSpec,
 };
 use async_trait::async_trait;
+use mvm_model::CpuModel;
+use mvm_model::accelerator::Processor;
 use mvm_model::cpu::CpuIdentity;
 use qapi::qmp::RunState;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -44,6 +47,7 @@ pub struct QemuDriver {
     release: String,
     accelerator: watch::Sender<Accelerator>,
     cpu: Arc<CpuIdentity>,
+    models: Arc<CpuModels>,
 }
 
 impl QemuDriver {
@@ -59,7 +63,8 @@ impl QemuDriver {
         let binary::Release { version, words: release } = binary::release(&program).await?;
         let accelerator = watch::Sender::new(accelerator);
         let cpu = Arc::new(cpuid::identity());
-        Ok(QemuDriver { program, version, release, accelerator, cpu })
+        let models = Arc::new(CpuModels::new(program.clone()));
+        Ok(QemuDriver { program, version, release, accelerator, cpu, models })
     }
 
     /// Uses this accelerator for the machines that are started after this call.
@@ -76,9 +81,18 @@ impl QemuDriver {
         *self.accelerator.borrow()
     }
 
-    fn hardware(&self, spec: &VmSpec) -> Hardware {
+    fn hardware(&self, spec: &VmSpec, processor: Processor) -> Hardware {
         let machine = machine_type(spec.kernel.platform, self.version);
-        Hardware::of(spec, &machine, processor_of(self.accelerator()), &self.cpu)
+        Hardware::of(spec, &machine, processor, &self.cpu)
+    }
+
+    /// Returns the processor of a new machine with this CPU model. Error: `cpu_model_unavailable`.
+    async fn new_processor(&self, model: &CpuModel) -> Result<Processor> {
+        let accelerator = self.accelerator();
+        match model.is_host() {
+            true => Ok(processor_of(accelerator)),
+            false => self.models.processor(accelerator, model, &self.cpu).await,
+        }
     }
 
     /// Starts the process and waits for its monitor.
@@ -177,11 +191,15 @@ impl Hypervisor for QemuDriver {
         }
     }
 
+    async fn check_cpu_model(&self, model: &CpuModel) -> Result<()> {
+        self.new_processor(model).await.map(drop)
+    }
+
     async fn boot(&self, spec: &VmSpec, started: OnStarted<'_>) -> Result<Arc<dyn Machine>> {
         validate(spec)?;
         validate_kernel(spec)?;
+        let hardware = self.hardware(spec, self.new_processor(&spec.cpu_model).await?);
         memory::create(spec)?;
-        let hardware = self.hardware(spec);
         let (process, qmp, guard) = self.start(spec, Start::Boot, &hardware, None, started).await?;
         guard.disarm();
         Ok(Arc::new(QemuMachine::new(
@@ -207,13 +225,17 @@ impl Hypervisor for QemuDriver {
             snapshot: snapshot.to_owned(),
             reason,
         };
-        let stored = snapshot::open(snapshot, &self.hardware(spec)).map_err(failed)?;
+        let here = self.hardware(spec, processor_of(self.accelerator()));
+        let stored = snapshot::open(snapshot, &here).map_err(failed)?;
         let (hardware, from) = (stored.hardware.clone(), stored.memory());
         if let Some((was, reason)) = hardware.cpu_misfit(&self.cpu) {
             let (was, here) = (Box::new(was), Box::new(CpuIdentity::clone(&self.cpu)));
             return Err(Error::CpuDiffers { id: spec.id.clone(), was, here, reason });
         }
         check_kvm(&spec.id, &hardware)?;
+        if let Some(model) = named(&hardware.cpu) {
+            self.models.processor(hardware.accelerator, &model, &self.cpu).await?;
+        }
         match from {
             Memory::File => check_memory(spec).map_err(failed)?,
             Memory::State => memory::create(spec)?,

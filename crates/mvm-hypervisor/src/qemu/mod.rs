@@ -8,6 +8,7 @@
 
 mod arguments;
 mod binary;
+mod cpu_models;
 mod cpuid;
 mod driver;
 #[cfg(feature = "fuzzing")]

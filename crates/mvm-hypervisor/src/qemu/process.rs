@@ -3,7 +3,7 @@
 //! it is the right one.
 
 use super::Accelerator;
-use super::arguments::is_cpu_model;
+use super::arguments::cpu_model_in;
 use super::oom::OomKills;
 use crate::{CONFINED_UIDS, Error, ProcessIdentity, Result};
 use mvm_model::accelerator::Processor;
@@ -243,7 +243,7 @@ fn launch_options_in(cmdline: &[u8]) -> LaunchOptions {
     let memory = value(b"-object").and_then(|v| serde_json::from_str::<serde_json::Value>(v).ok());
     let share = memory.as_ref().and_then(|memory| memory.get("share")?.as_bool());
     let accelerator = value(b"-accel").and_then(|value| Accelerator::of(value.split(',').next()?));
-    let model = value(b"-cpu").filter(|model| is_cpu_model(model)).map(str::to_owned);
+    let model = value(b"-cpu").and_then(cpu_model_in);
     let processor = accelerator.zip(model);
     let processor = processor.map(|(accelerator, model)| Processor { accelerator, model });
     LaunchOptions { machine: machine.map(str::to_owned), processor, private: share == Some(false) }

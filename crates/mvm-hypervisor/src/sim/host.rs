@@ -6,8 +6,9 @@ use super::latencies::Latencies;
 use super::machine_state::{MachineState, locked};
 use super::saved::{SavedMachine, SavedSnapshot};
 use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
-use mvm_model::Accelerator;
 use mvm_model::accelerator::Processor;
+use mvm_model::cpu_model::CpuModelFault;
+use mvm_model::{Accelerator, CpuModel};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -43,6 +44,10 @@ struct Kvm {
     /// The processor of new machines; `None` where none is simulated.
     processor: Option<Processor>,
     gone: bool,
+    /// The CPU models that cannot be had.
+    lacking: Vec<CpuModel>,
+    /// What the host's CPU shows to new machines.
+    cpu: String,
 }
 
 #[derive(Debug, Default)]
@@ -104,9 +109,41 @@ impl SimHost {
         Ok(())
     }
 
-    /// Returns the processor of new machines.
+    /// Returns the processor of new machines with the host's own CPU.
     pub(super) fn processor(&self) -> Option<Processor> {
         locked(&self.kvm).processor.clone()
+    }
+
+    fn processor_with(&self, model: &CpuModel) -> Option<Processor> {
+        let own = self.processor()?;
+        let model = model.named().map_or(own.model, str::to_owned);
+        Some(Processor { model, ..own })
+    }
+
+    /// Returns what the host's CPU shows to new machines that see it.
+    pub(super) fn cpu(&self) -> String {
+        locked(&self.kvm).cpu.clone()
+    }
+
+    pub(super) fn set_cpu(&self, cpu: &str) {
+        locked(&self.kvm).cpu = cpu.to_owned();
+    }
+
+    pub(super) fn set_lacking_models(&self, lacking: Vec<CpuModel>) {
+        locked(&self.kvm).lacking = lacking;
+    }
+
+    /// Returns `cpu_model_unavailable` if no machine can have this CPU model.
+    pub(super) fn check_cpu_model(&self, model: &str) -> Result<()> {
+        match locked(&self.kvm).lacking.iter().find(|one| one.as_str() == model) {
+            None => Ok(()),
+            Some(model) => Err(Error::CpuModelUnavailable {
+                model: model.clone(),
+                on: "a simulated CPU".to_owned(),
+                why: CpuModelFault::Lacks(vec!["simulated".to_owned()]),
+                choices: String::new(),
+            }),
+        }
     }
 
     pub(super) fn set_processor(&self, processor: Option<Processor>) {
@@ -186,7 +223,7 @@ impl SimHost {
         // What was saved goes on with the processor that it had.
         let (before_ms, bytes, processor) = match saved {
             Some(saved) => (saved.guest_ms, saved.memory, saved.processor),
-            None => (0, Vec::new(), self.processor()),
+            None => (0, Vec::new(), self.processor_with(&spec.cpu_model)),
         };
         let state = Arc::new(MachineState::new(identity, spec, memory, processor, before_ms));
         *state.memory_bytes() = bytes;

@@ -16,6 +16,7 @@ mod machine_state;
 mod saved;
 
 use async_trait::async_trait;
+use mvm_model::CpuModel;
 use mvm_model::accelerator::Processor;
 use std::path::Path;
 use std::sync::Arc;
@@ -102,6 +103,16 @@ impl SimHypervisor {
     /// Says whether KVM is gone, so that no machine of it can be started.
     pub fn set_kvm_gone(&self, gone: bool) {
         self.host().set_kvm_gone(gone);
+    }
+
+    /// Says what the host's CPU shows to new machines that see it; nothing to begin with.
+    pub fn set_cpu(&self, cpu: &str) {
+        self.host().set_cpu(cpu);
+    }
+
+    /// Says which CPU models cannot be had, by new machines or by those that sleep.
+    pub fn set_lacking_models(&self, lacking: Vec<CpuModel>) {
+        self.host().set_lacking_models(lacking);
     }
 
     /// Ends a machine's process from outside, as a host's OOM killer would. Does nothing if no
@@ -198,12 +209,17 @@ impl Hypervisor for SimHypervisor {
                 .host()
                 .processor()
                 .map_or("none".into(), |processor| processor.accelerator.to_string()),
-            cpu: String::new(),
+            cpu: self.host().cpu(),
             simulated: true,
         }
     }
 
+    async fn check_cpu_model(&self, model: &CpuModel) -> Result<()> {
+        self.host().check_cpu_model(model.as_str())
+    }
+
     async fn boot(&self, spec: &VmSpec, started: OnStarted<'_>) -> Result<Arc<dyn Machine>> {
+        self.host().check_cpu_model(spec.cpu_model.as_str())?;
         self.start(spec, None, RestoreMemory::Own, started).await
     }
 
@@ -221,6 +237,9 @@ impl Hypervisor for SimHypervisor {
         };
         let saved = SavedSnapshot::read(snapshot, spec).map_err(failed)?;
         self.host().check_kvm(&spec.id, saved.processor.as_ref())?;
+        if let Some(own) = &saved.processor {
+            self.host().check_cpu_model(&own.model)?;
+        }
         self.start(spec, Some(saved), memory, started).await
     }
 

@@ -46,6 +46,7 @@ impl Lab {
             dir,
             vcpus: 1,
             mem_mib: Mib(128),
+            cpu_model: Default::default(),
             kernel: Kernel {
                 image: kernel(),
                 initrd: Some(self.initrd()),

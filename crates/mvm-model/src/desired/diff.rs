@@ -263,6 +263,7 @@ fn changes(wanted: &DesiredPool, known: &Pool) -> Vec<&'static str> {
         ("caches", !wanted.caches.iter().eq(known.caches.iter().map(|disk| &disk.cache))),
         ("recycle", wanted.recycle != known.recycle),
         ("runtime_policy", wanted.runtime_policy != known.runtime_policy),
+        ("cpu_model", wanted.cpu_model != known.cpu_model),
         ("prewarm", wanted.prewarm != known.prewarm),
         ("egress", wanted.egress != known.egress),
     ];
@@ -304,6 +305,7 @@ impl DesiredState {
                     instance_resources: pool.resources,
                     caches: pool.caches.iter().map(|disk| disk.cache.clone()).collect(),
                     recycle: pool.recycle,
+                    cpu_model: pool.cpu_model.clone(),
                     prewarm: pool.prewarm.clone(),
                     runtime_policy: pool.runtime_policy,
                     egress: pool.egress.clone(),

@@ -2,6 +2,7 @@
 
 use crate::admission::Quotas;
 use crate::cache::Cache;
+use crate::cpu_model::CpuModel;
 use crate::egress::Egress;
 use crate::name::Name;
 use crate::network::TenantNetwork;
@@ -77,6 +78,9 @@ pub struct DesiredPool {
     /// What happens to an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
+    /// The CPU model of the pool's machines: `host`, or a name that QEMU knows.
+    #[serde(default, skip_serializing_if = "CpuModel::is_host")]
+    pub cpu_model: CpuModel,
     /// A shell command that the template's guest runs before its snapshot is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]

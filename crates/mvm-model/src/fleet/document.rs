@@ -3,6 +3,7 @@
 use super::rules::Rules;
 use crate::admission::Quotas;
 use crate::cache::Cache;
+use crate::cpu_model::CpuModel;
 use crate::desired::{self, DesiredPool, DesiredTenant, check};
 use crate::egress::Egress;
 use crate::error::Fault;
@@ -98,6 +99,9 @@ pub struct FleetPool {
     /// What happens to an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
+    /// The CPU model of the pool's machines: `host`, or a name that QEMU knows.
+    #[serde(default, skip_serializing_if = "CpuModel::is_host")]
+    pub cpu_model: CpuModel,
     /// A shell command that the template's guest runs before its snapshot is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
@@ -135,6 +139,7 @@ impl FleetPool {
             instance_resources: self.instance_resources,
             caches: self.caches.clone(),
             recycle: self.recycle,
+            cpu_model: self.cpu_model.clone(),
             prewarm: self.prewarm.clone(),
             revision: self.revision.clone(),
             revision_from: None,

@@ -17,8 +17,7 @@ pub async fn status(State(agent): Shared) -> Json<DesiredStatus> {
 pub async fn apply(State(agent): Shared, Body(body): Body<ApplyDesired>) -> Answer<DesiredPlan> {
     let ApplyDesired { document, prune, dry_run } = body;
     document.validate()?;
-    agent.supplies.host.admit_shapes(&document)?;
-    document.admit_machines()?;
+    agent.steering.desired.admit(&document).await?;
     let steps = match dry_run {
         true => agent.steering.desired.steps(&document, prune)?,
         false => agent.steering.desired.apply(document, prune, false).await?,

@@ -184,6 +184,7 @@ impl Error {
             Self::Client(error) => error.hint().into(),
             Self::Identity(error) => error.hint(),
             Self::Server(error) => error.hint(),
+            Self::Hypervisor(error) => error.hint(),
             Self::Shared(error) => error.hint(),
             Self::Hinted { hint, .. } => hint.as_str().into(),
             Self::Step { error, .. } => error.hint(),
@@ -192,7 +193,6 @@ impl Error {
             | Self::Internal(_)
             | Self::Store(_)
             | Self::Image(_)
-            | Self::Hypervisor(_)
             | Self::Network(_)
             | Self::Guest(_) => "".into(),
         }

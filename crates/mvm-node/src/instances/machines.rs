@@ -121,6 +121,7 @@ impl Machines {
             dir: files.vm(),
             vcpus: instance.resources.vcpus,
             mem_mib: instance.resources.mem_mib,
+            cpu_model: instance.cpu_model.clone(),
             kernel: Kernel {
                 image: image.kernel.clone(),
                 initrd: Some(image.initrd.clone()),

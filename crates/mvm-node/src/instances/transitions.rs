@@ -278,6 +278,7 @@ pub(crate) fn new_instance(
         processor: None,
         revision: revision.digest,
         resources: pool.resources,
+        cpu_model: pool.cpu_model.clone(),
         // The cache disks are made when the machine is started.
         caches: pool
             .caches

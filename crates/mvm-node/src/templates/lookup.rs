@@ -65,6 +65,9 @@ struct Origin<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cache_mib: Vec<Mib>,
     prewarm: Option<&'a str>,
+    /// The named CPU model; absent where machines see the host's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_model: Option<&'a str>,
     hypervisor: String,
 }
 
@@ -75,9 +78,21 @@ impl<'a> Origin<'a> {
             pool: &pool.reference,
             revision,
             resources: pool.resources,
-            cache_mib: pool.caches.iter().map(|disk| disk.cache.size_mib).collect(),
+            cache_mib: sizes(&pool.caches),
             prewarm: pool.prewarm.as_deref(),
+            cpu_model: pool.cpu_model.named(),
             hypervisor: String::new(),
+        }
+    }
+
+    /// Returns the origin of the template that an instance of the pool is cloned from: the pool may
+    /// have another shape by now.
+    fn of_instance(pool: &'a Pool, instance: &'a Instance) -> Origin<'a> {
+        Origin {
+            resources: instance.resources,
+            cache_mib: sizes(&instance.caches),
+            cpu_model: instance.cpu_model.named(),
+            ..Origin::of(pool, instance.revision)
         }
     }
 
@@ -86,6 +101,11 @@ impl<'a> Origin<'a> {
         let text = serde_json::to_vec(self).unwrap_or_default();
         Sha256::digest(&text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// Returns the sizes of cache disks.
+fn sizes(caches: &[CacheDisk]) -> Vec<Mib> {
+    caches.iter().map(|disk| disk.cache.size_mib).collect()
 }
 
 /// Returns whether the instance is booted to become a template.
@@ -127,31 +147,25 @@ impl Templates {
         Files { dir: self.state_dir.templates().join(key) }
     }
 
-    pub(crate) fn key(
-        &self,
-        pool: &Pool,
-        revision: Digest,
-        resources: Resources,
-        caches: &[CacheDisk],
-    ) -> String {
+    /// Returns the name of the template that an instance of this pool is cloned from.
+    pub(crate) fn key_of_instance(&self, pool: &Pool, instance: &Instance) -> String {
+        self.key(Origin::of_instance(pool, instance))
+    }
+
+    fn key(&self, origin: Origin<'_>) -> String {
         let driver = self.hypervisor.description();
-        let hypervisor = [&driver.name, &driver.version, &driver.accelerator, &driver.cpu];
-        let origin = Origin {
-            resources,
-            cache_mib: caches.iter().map(|disk| disk.cache.size_mib).collect(),
-            // Where no guest sees the CPU, the name is as it was before the CPU counted.
-            hypervisor: hypervisor.map(String::as_str).join(" ").trim_end().to_owned(),
-            ..Origin::of(pool, revision)
-        };
-        origin.digest()
+        // Machines with a named model are the same on every CPU that can offer it.
+        let cpu = if origin.cpu_model.is_none() { driver.cpu } else { String::new() };
+        let hypervisor = [driver.name, driver.version, driver.accelerator, cpu].join(" ");
+        // Where no guest sees the CPU, the name is as it was before the CPU counted.
+        Origin { hypervisor: hypervisor.trim_end().to_owned(), ..origin }.digest()
     }
 
     /// Returns what the templates of a pool's present revision and shape have in common, whatever
     /// hypervisor and CPU they were made with.
     pub(crate) fn kind_of(&self, pool: &Pool) -> Option<String> {
         let revision = pool.current_revision()?.digest;
-        let origin = Origin { hypervisor: String::new(), ..Origin::of(pool, revision) };
-        Some(origin.digest())
+        Some(Origin::of(pool, revision).digest())
     }
 
     /// Returns the template `key`, if it exists.
@@ -164,7 +178,7 @@ impl Templates {
     /// Returns the name of the template of the pool's present revision and shape.
     pub(crate) fn key_of_pool(&self, pool: &Pool) -> Option<String> {
         let revision = pool.current_revision()?;
-        Some(self.key(pool, revision.digest, pool.resources, &pool.caches))
+        Some(self.key(Origin::of(pool, revision.digest)))
     }
 
     /// Returns the template of the pool's present revision and shape, if it exists.
@@ -187,7 +201,7 @@ impl Templates {
                 return Ok(None);
             }
             let pool = world.pool(&instance.pool)?;
-            Ok(self.find(self.key(pool, instance.revision, instance.resources, &instance.caches)))
+            Ok(self.find(self.key_of_instance(pool, instance)))
         })
     }
 
@@ -227,7 +241,7 @@ impl Templates {
                 let blank = world.instances.values().filter(|i| i.dormant);
                 let blank = blank.filter_map(|i| {
                     let pool = world.pools.get(&i.pool)?;
-                    Some(self.key(pool, i.revision, i.resources, &i.caches))
+                    Some(self.key_of_instance(pool, i))
                 });
                 let pools = world.pools.values().filter_map(|pool| self.key_of_pool(pool));
                 instances.chain(blank).chain(pools).collect()
@@ -337,4 +351,28 @@ pub(crate) fn publish(
         .and_then(|()| fs::rename(&work.dir, &to.dir))
         .and_then(|()| sync(parent))
         .map_err(|e| io(format!("publish {}", to.dir.display()), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_template_with_the_hosts_cpu_is_what_it_always_was() {
+        let pool = "ci/small".parse().expect("a pool");
+        let origin = |cpu_model| Origin {
+            pool: &pool,
+            revision: Digest::of("r1"),
+            resources: Resources::default(),
+            cache_mib: Vec::new(),
+            prewarm: None,
+            cpu_model,
+            hypervisor: "qemu 7.2 kvm abc".to_owned(),
+        };
+        let text = serde_json::to_string(&origin(None)).expect("JSON");
+        assert!(text.ends_with(r#","prewarm":null,"hypervisor":"qemu 7.2 kvm abc"}"#), "{text}");
+        assert_eq!(origin(None).digest(), "a634cf8b55738c341a35232378bf168d");
+        assert_ne!(origin(Some("EPYC")).digest(), origin(None).digest());
+        assert_ne!(origin(Some("EPYC")).digest(), origin(Some("Nehalem")).digest());
+    }
 }

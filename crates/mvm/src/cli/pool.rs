@@ -18,7 +18,7 @@ use mvm_model::egress::Destination;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::resources::DEFAULT_SCRATCH;
 use mvm_model::runtime_policy::RuntimePolicy;
-use mvm_model::{Cache, Code, Egress, EgressMode, Mib, Name, PoolRef, Resources};
+use mvm_model::{Cache, Code, CpuModel, Egress, EgressMode, Mib, Name, PoolRef, Resources};
 use std::time::{Duration, Instant};
 
 /// Pools.
@@ -77,6 +77,9 @@ pub enum Command {
         /// The pool's caches from now on; "" for none. Caches that stay keep their content
         #[arg(long, value_name = "NAME:PATH:SIZE")]
         cache: Vec<String>,
+        /// The CPU model of new instances: host, or a name that QEMU knows
+        #[arg(long, value_name = "MODEL")]
+        cpu_model: Option<CpuModel>,
         /// Shell command that the template's guest runs before the snapshot; "" for none
         #[arg(long, value_name = "COMMAND")]
         prewarm: Option<String>,
@@ -181,6 +184,10 @@ pub struct Shape {
     /// A disk of this many MiB at PATH, whose content jobs pass on to later jobs
     #[arg(long, value_name = "NAME:PATH:SIZE")]
     cache: Vec<Cache>,
+    /// The CPU model of its instances: host, or a name of `qemu-system-x86_64 -cpu help` that hosts
+    /// with different CPUs can offer alike
+    #[arg(long, value_name = "MODEL", default_value_t)]
+    cpu_model: CpuModel,
     /// Shell command that the template's guest runs (sh -c) before the snapshot, to warm caches
     #[arg(long, value_name = "COMMAND")]
     prewarm: Option<String>,
@@ -326,6 +333,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             scratch_disk,
             recycle,
             cache,
+            cpu_model,
             prewarm,
             egress,
             policy,
@@ -342,6 +350,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 override_inputs: None,
                 runtime_policy: policy.patch(),
                 egress: egress.setting(),
+                cpu_model,
                 prewarm,
             };
             let view: PoolView = context.client()?.patch(&paths::pool(&pool), &body).await?;
@@ -394,6 +403,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
         override_inputs: Default::default(),
         runtime_policy: shape.policy.patch().apply(RuntimePolicy::default()),
         egress: shape.egress.setting().unwrap_or_default(),
+        cpu_model: shape.cpu_model,
         prewarm: shape.prewarm,
         kernel: shape.kernel,
     };

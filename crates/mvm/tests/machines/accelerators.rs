@@ -95,3 +95,46 @@ fn kvm_is_tried_on_request_and_refused_where_there_is_none() {
     let words = text(&refused.stderr);
     assert!(!refused.status.success() && words.contains("error[kvm_unavailable]"), "{words}");
 }
+
+#[test]
+fn a_pool_gives_its_machines_a_named_cpu_in_full_or_not_at_all() {
+    let lab = Lab::new("cpus");
+    lab.tenant_and_pool("ci", "44");
+    let pool = || lab.json(&["pool", "info", "ci/small"]);
+    let before = pool();
+    assert_eq!(before["cpu_model"], "host");
+    let malformed = lab.mvm(&["pool", "update", "ci/small", "--cpu-model", "EPYC,+svm"]);
+    let malformed = { malformed }.output().expect("mvm");
+    assert!(
+        text(&malformed.stderr).contains("not a valid CPU model") && !malformed.status.success()
+    );
+    for name in ["Pentium9", "max", "qemu32"] {
+        let update = ["pool", "update", "ci/small", "--cpu-model", name];
+        lab.refused(&update, "cpu_model_unavailable");
+    }
+    assert_eq!(pool()["cpu_model"], "host", "nothing is changed");
+    // QEMU does not translate all of this one.
+    if !has_kvm() {
+        let mut new = vec!["pool", "create", "ci/new", "--flake", "/none", "--profile", "small"];
+        new.extend(["--cpu-model", "Skylake-Server"]);
+        let refused = lab.refused(&new, "cpu_model_unavailable");
+        assert!(refused.contains("avx512") && refused.contains("--cpu-model host"), "{refused}");
+        lab.refused(&["pool", "info", "ci/new"], "not_found");
+    }
+    lab.ok(&["pool", "update", "ci/small", "--cpu-model", "Nehalem"]);
+    let document = lab.json(&["agent", "desired"]);
+    assert_eq!(document["tenants"][0]["pools"][0]["cpu_model"], "Nehalem", "{document}");
+    let vm = lab.start("ci/small");
+    let has = || lab.json(&["instance", "info", &vm])["cpu_model"].clone();
+    assert_eq!(has(), "Nehalem-v1");
+    let sees = |what: &str| lab.exec(&vm, "cat /proc/cpuinfo").contains(what);
+    assert!(sees("Nehalem") && !sees(" avx"));
+    lab.ok(&["pool", "update", "ci/small", "--cpu-model", "host"]);
+    lab.ok(&["instance", "sleep", "--no-linger", &vm]);
+    assert_eq!(has(), "Nehalem-v1");
+    lab.ok(&["instance", "wake", &vm]);
+    assert!(has() == "Nehalem-v1" && sees("Nehalem"), "it keeps what it has");
+    let other = lab.start("ci/small");
+    let other = lab.json(&["instance", "info", &other])["cpu_model"].clone();
+    assert!(other != "Nehalem-v1" && !other.is_null(), "{other}: new ones have the pool's");
+}

@@ -4,6 +4,7 @@ use crate::agent::Agent;
 use crate::crashes::host::{Host, own_network};
 use crate::crashes::operations::{disable_lingering, instance, only, pool, runners};
 use crate::crashes::runs::{MARK, read, wait_until_idle};
+use mvm_api::types::UpdatePool;
 use mvm_model::accelerator::Processor;
 use mvm_model::{Accelerator, Actor, Code, Recycle, State};
 use std::sync::Arc;
@@ -140,6 +141,95 @@ fn a_template_of_another_accelerator_stays_until_the_new_one_is_made() {
         assert_eq!(told.count(), 1, "{events:?}");
         instance(&agent, State::Running).await.expect("a clone");
         is(&agent, State::Running, Some(Accelerator::Kvm)).await;
+    });
+    done.expect("an agent");
+    host.disconnect();
+}
+
+/// Gives new instances of the pool this CPU model.
+async fn give(agent: &Arc<Agent>, model: &str) -> Result<(), Code> {
+    let model = Some(model.parse().expect("a model"));
+    let patch = UpdatePool { cpu_model: model, ..UpdatePool::default() };
+    let given = agent.pools.catalog.update(&runners(), patch).await;
+    given.map_err(|error| error.code().known().expect("a code"))
+}
+
+#[test]
+fn machines_and_templates_of_a_named_model_are_the_same_on_every_cpu() {
+    own_network();
+    let host = Host::new();
+    let machines = host.machines();
+    machines.set_processor(Some(processor(Accelerator::Kvm)));
+    machines.set_cpu("the first");
+    let done = host.agent(async |agent| {
+        pool(&agent, Recycle::Keep, None).await.expect("a pool");
+        disable_lingering(&agent).await.expect("a policy");
+        let key = || {
+            let templates = &agent.supplies.templates;
+            agent.base.records.read(|world| templates.key_of_pool(&world.pools[&runners()]))
+        };
+        let (own, has) = (key(), || only(&agent).expect("it").processor.expect("one").model);
+        give(&agent, "EPYC").await.expect("an update");
+        let named = key();
+        assert_ne!(named, own);
+        instance(&agent, State::Running).await.expect("an instance");
+        assert_eq!((only(&agent).expect("it").cpu_model.as_str(), has()), ("EPYC", "EPYC".into()));
+        give(&agent, "host").await.expect("an update");
+        assert_eq!(key(), own, "turned back, nothing has to be made");
+        bring(&agent, State::Sleeping).await.expect("asleep");
+        machines.set_cpu("the second");
+        assert_ne!(key(), own);
+        bring(&agent, State::Running).await.expect("awake");
+        assert_eq!(has(), "EPYC", "it keeps what it has");
+        bring(&agent, State::Sleeping).await.expect("asleep");
+        give(&agent, "EPYC").await.expect("an update");
+        assert_eq!(key(), named, "it is the same on another CPU");
+        give(&agent, "Nehalem").await.expect("an update");
+        assert_ne!(key(), named);
+        // A CPU that offers neither.
+        let lacking = ["EPYC", "EPYC-Milan"].map(|name| name.parse().expect("a model"));
+        machines.set_lacking_models(lacking.to_vec());
+        let told = bring(&agent, State::Running).await;
+        assert_eq!(told, Err(Code::CpuModelUnavailable));
+        let sleeper = only(&agent).expect("it");
+        assert_eq!((sleeper.state, has()), (State::Sleeping, "EPYC".into()));
+        let before = agent.base.records.read(|world| world.pools[&runners()].clone());
+        assert_eq!(give(&agent, "EPYC-Milan").await, Err(Code::CpuModelUnavailable));
+        let after = agent.base.records.read(|world| world.pools[&runners()].clone());
+        assert_eq!(after, before, "nothing is changed");
+        machines.set_lacking_models(Vec::new());
+        bring(&agent, State::Running).await.expect("awake");
+    });
+    done.expect("an agent");
+    host.disconnect();
+}
+
+#[test]
+fn a_document_with_a_model_that_cannot_be_had_is_refused_as_a_whole() {
+    own_network();
+    let host = Host::new();
+    let machines = host.machines();
+    let done = host.agent(async |agent| {
+        pool(&agent, Recycle::Keep, None).await.expect("a pool");
+        let mut document = agent.steering.desired.now().expect("a document");
+        let model = "EPYC-Milan".parse::<mvm_model::CpuModel>().expect("a model");
+        document.tenants[0].pools[0].cpu_model = model.clone();
+        machines.set_lacking_models(vec![model.clone()]);
+        let refused = agent.steering.desired.apply(document.clone(), false, false).await;
+        let refused = refused.expect_err("a refusal");
+        assert_eq!(refused.code().known(), Some(Code::CpuModelUnavailable));
+        assert_eq!(refused.path(), "$.tenants[0].pools[0].cpu_model");
+        assert!(refused.hint().contains("--cpu-model host"), "{refused}");
+        machines.set_lacking_models(Vec::new());
+        let has = || agent.base.records.read(|world| world.pools[&runners()].cpu_model.clone());
+        assert!(has().is_host());
+        agent.steering.desired.apply(document.clone(), false, false).await.expect("a document");
+        while has() != model {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // The host has lost the model since: what the pool has already is no reason to refuse.
+        machines.set_lacking_models(vec![model.clone()]);
+        agent.steering.desired.apply(document, false, false).await.expect("a document");
     });
     done.expect("an agent");
     host.disconnect();
