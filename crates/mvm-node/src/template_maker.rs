@@ -170,7 +170,7 @@ impl TemplateMaker {
             let superseded = self.templates.superseded().await;
             self.renew(&superseded);
         }
-        self.templates.collect().await;
+        let _ = self.templates.collect().await;
     }
 
     /// Starts to renew the templates that were given up, in every pool, and those of these pools.

@@ -88,7 +88,7 @@ pub async fn wait_until_idle(agent: &Arc<Agent>) -> Outcome<()> {
         agent.steering.desired.wake();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    agent.supplies.templates.collect().await;
+    let _ = agent.supplies.templates.collect().await;
     Ok(())
 }
 

@@ -114,6 +114,11 @@ impl Records {
         self.generation.subscribe()
     }
 
+    /// Returns the number of commits so far.
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
     /// Notifies the subscribers although nothing was committed.
     #[cfg(test)]
     pub fn touch(&self) {

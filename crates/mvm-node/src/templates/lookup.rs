@@ -9,10 +9,11 @@ use crate::Result;
 use crate::accelerator::AcceleratorChoice;
 use crate::blocking::{blocking, paths_in};
 use crate::error::io;
+use crate::locks::locked;
 use crate::records::Records;
 use crate::state_dir::{Files, StateDir, make_dir, remove_dir, remove_file, write_atomically};
 use crate::wake::Wake;
-use mvm_hypervisor::Hypervisor;
+use mvm_hypervisor::{Description, Hypervisor};
 use mvm_model::accelerator::Standing;
 use mvm_model::lease::Purpose;
 use mvm_model::{
@@ -24,7 +25,8 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as Lock};
+use std::time::SystemTime;
 
 /// The file of a template that holds the time when the template was made.
 const MADE: &str = "template.json";
@@ -53,6 +55,38 @@ struct Made {
     /// [`Templates::kind_of`]; absent in templates of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
+}
+
+/// What decides which templates are needed and which are there. While it stays the same, a pass over
+/// them would find what the last one found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    /// The number of commits of records so far.
+    generation: u64,
+    hypervisor: Description,
+    /// When an entry of the directory was last made, renamed or removed; absent if there is none.
+    changed_at: Option<SystemTime>,
+}
+
+impl Mark {
+    /// Returns the present mark. It is taken before the templates are looked at, so that what changes
+    /// meanwhile is found by the next pass.
+    fn of(templates: &Templates) -> Mark {
+        let dir = fs::metadata(templates.state_dir.templates());
+        Mark {
+            generation: templates.records.generation(),
+            hypervisor: templates.hypervisor.description(),
+            changed_at: dir.and_then(|dir| dir.modified()).ok(),
+        }
+    }
+}
+
+/// What the last passes found.
+#[derive(Default)]
+struct Passes {
+    /// What was in force when nothing was left to collect.
+    collected: Option<Mark>,
+    superseded: Option<(Mark, BTreeSet<PoolRef>)>,
 }
 
 /// Everything that a template depends on.
@@ -121,6 +155,7 @@ pub(crate) struct Templates {
     accelerator: Arc<AcceleratorChoice>,
     pub(super) records: Arc<Records>,
     pub(super) renewals: Renewals,
+    passes: Lock<Passes>,
     pub(super) wake: Wake,
 }
 
@@ -133,8 +168,8 @@ impl Templates {
         records: Arc<Records>,
         wake: Wake,
     ) -> Templates {
-        let renewals = Renewals::default();
-        Templates { state_dir, hypervisor, accelerator, records, renewals, wake }
+        let (renewals, passes) = (Renewals::default(), Lock::default());
+        Templates { state_dir, hypervisor, accelerator, records, renewals, passes, wake }
     }
 
     /// Registers the metrics.
@@ -216,21 +251,36 @@ impl Templates {
     /// Returns the pools whose template is to be made anew because hypervisor, accelerator or CPU have
     /// changed: there is one of the same kind, and none that fits.
     pub(crate) async fn superseded(&self) -> BTreeSet<PoolRef> {
-        let awaited = self.awaited();
-        if awaited.is_empty() {
-            return BTreeSet::new();
+        let mark = Mark::of(self);
+        if let Some((of, found)) = &locked(&self.passes).superseded
+            && *of == mark
+        {
+            return found.clone();
         }
-        let names = self.names().await.into_iter().filter(|name| is_published(name));
-        let kinds = names.filter_map(|name| made(&self.files(&name))?.kind);
-        kinds.filter_map(|kind| awaited.get(&kind).cloned()).collect()
+        let awaited = self.awaited();
+        let found: BTreeSet<PoolRef> = match awaited.is_empty() {
+            true => BTreeSet::new(),
+            false => {
+                let names = self.names().await.into_iter().filter(|name| is_published(name));
+                let kinds = names.filter_map(|name| made(&self.files(&name))?.kind);
+                kinds.filter_map(|kind| awaited.get(&kind).cloned()).collect()
+            }
+        };
+        locked(&self.passes).superseded = Some((mark, found.clone()));
+        found
     }
 
     /// Removes the templates that no pool and no instance needs. One that is superseded is needed
-    /// until its successor exists.
-    pub(crate) async fn collect(&self) {
+    /// until its successor exists. Returns false if nothing has changed since nothing was left to
+    /// collect, and so nothing was looked for.
+    pub(crate) async fn collect(&self) -> bool {
         if self.accelerator.verdict().standing == Standing::Trying {
             // Not known yet which templates fit.
-            return;
+            return false;
+        }
+        let mark = Mark::of(self);
+        if locked(&self.passes).collected.as_ref() == Some(&mark) {
+            return false;
         }
         // Waits for a change that is under way, so that no template is removed that the change
         // needs.
@@ -250,6 +300,7 @@ impl Templates {
         let awaited = self.awaited();
         let names = self.names().await;
         self.sweep_notes(&names, &needed);
+        let mut is_done = true;
         for name in names {
             if needed.contains(&name) || !is_published(&name) {
                 continue;
@@ -262,8 +313,11 @@ impl Templates {
             let dir = self.files(&name).dir;
             if let Err(error) = blocking(move || remove_dir(&withdraw(&dir)?)).await {
                 tracing::warn!("{error}");
+                is_done = false;
             }
         }
+        locked(&self.passes).collected = is_done.then_some(mark);
+        true
     }
 
     /// Removes at start the templates and notes that a killed agent had not finished, and the

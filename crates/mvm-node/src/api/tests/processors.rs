@@ -134,6 +134,21 @@ fn a_template_of_another_accelerator_stays_until_the_new_one_is_made() {
         }
         wait_until_idle(&agent).await.expect("rest");
         assert!(!old.exists(), "nothing needs it any more");
+        // A pass looks again only when something has changed.
+        let templates = &agent.supplies.templates;
+        while templates.collect().await {}
+        assert!(!templates.collect().await, "nothing has changed");
+        std::fs::create_dir(old.with_file_name("of-nobody")).expect("a directory");
+        assert!(templates.collect().await);
+        assert!(!old.with_file_name("of-nobody").exists());
+        while templates.collect().await {}
+        let tenant = agent.base.records.read(|world| world.tenants[&runners().tenant].clone());
+        let put = agent.base.records.change(|_, changes| {
+            changes.put_tenant(tenant);
+            Ok(())
+        });
+        put.await.expect("a commit");
+        assert!(templates.collect().await, "a record has changed");
         let events = agent.base.records.events_after(0).await.expect("events");
         let why =
             |reason: &Option<String>| reason.as_ref().is_some_and(|r| r.contains("has changed"));
