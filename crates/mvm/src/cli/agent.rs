@@ -4,6 +4,7 @@ use super::context::Context;
 use super::desired::{self, DocumentOptions};
 use super::globals::Globals;
 use super::offer::OfferArgs;
+use super::progress::with_stage;
 use super::values::Address;
 use crate::agent_holder::{self, Holder};
 use crate::agent_process;
@@ -272,7 +273,10 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 }
 
 async fn probe(context: &Context) -> Outcome {
-    let probed: ProbeResult = context.agent()?.post(paths::AGENT_PROBE, &()).await?;
+    let client = context.agent()?;
+    let asked = client.post(paths::AGENT_PROBE, &());
+    let stage = "starting a kernel under /dev/kvm, which takes up to 60 s";
+    let probed: ProbeResult = with_stage(context.format, stage, asked).await?;
     let mut line = format!("{}: {}", probed.verdict, probed.reason);
     if probed.accelerator != probed.verdict {
         let why = &probed.accelerator_reason;

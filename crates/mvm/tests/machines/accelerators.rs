@@ -70,7 +70,11 @@ fn replace_agent_or_start(lab: &Lab, accelerator: &str) {
 fn kvm_is_tried_on_request_and_refused_where_there_is_none() {
     let lab = Lab::new("probe");
     replace_agent_or_start(&lab, "auto");
-    let probed = lab.json(&["agent", "probe"]);
+    let said = lab.mvm(&["agent", "probe"]).output().expect("mvm");
+    assert!(text(&said.stderr).contains("==> starting a kernel under /dev/kvm"), "it takes long");
+    let quiet = lab.mvm(&["agent", "probe", "-o", "json"]).output().expect("mvm");
+    assert!(!text(&quiet.stderr).contains("==>"), "{}", text(&quiet.stderr));
+    let probed: serde_json::Value = serde_json::from_slice(&quiet.stdout).expect("JSON");
     let status = lab.json(&["agent", "status"]);
     let found = if has_kvm() { "kvm" } else { "tcg" };
     assert_eq!(probed["verdict"], found, "{probed}");
