@@ -56,8 +56,8 @@ impl Tenants {
             let by = blocking(|| Ok(overlap(conflict))).await?;
             return Err(PoolError::SubnetTaken { subnet, by }.into());
         }
-        self.records
-            .change(|world, changes| {
+        let recorded = async {
+            let put = self.records.change(|world, changes| {
                 for other in world.tenants.values() {
                     if let Some(fault) = tenant.network.conflicts_with(&other.network) {
                         let message = format!("{} (tenant {})", fault.message, other.name);
@@ -66,11 +66,12 @@ impl Tenants {
                 }
                 changes.put_tenant(tenant.clone());
                 Ok(())
-            })
-            .await?;
-        let (state_dir, name) = (self.state_dir.clone(), tenant.name.clone());
-        blocking(move || crate::identity::tenant_key(&state_dir, &name)).await?;
-        self.links.set_up_tenant(&tenant).await
+            });
+            put.await?;
+            let (state_dir, name) = (self.state_dir.clone(), tenant.name.clone());
+            blocking(move || crate::identity::tenant_key(&state_dir, &name)).await.map(drop)
+        };
+        self.links.set_up_tenant(&tenant, recorded).await
     }
 
     /// Changes quotas. A quota below the present use only keeps the use from growing.

@@ -6,8 +6,10 @@ use super::operations::{instance, pool, request, runners};
 use crate::Result;
 use crate::agent::Agent;
 use crate::records::RecordSet;
+use mvm_api::types::CreateTenant;
 use mvm_model::lease::Purpose;
-use mvm_model::{Actor, Recycle, State};
+use mvm_model::network::TenantNetwork;
+use mvm_model::{Actor, Quotas, Recycle, State};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,6 +102,39 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
         agent.lifecycle.link_keeper.repair().await;
         assert_eq!(agent.supplies.links.repairs.rules.get(), times);
         watch.abort();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_link_that_is_being_made_is_no_link_that_was_taken_away() {
+    on_a_node(async |agent| {
+        let watch = tokio::spawn({
+            let agent = agent.clone();
+            async move {
+                loop {
+                    agent.supplies.links.repair_all().await;
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        for net in 100..110 {
+            let subnet = format!("10.250.{net}.0/24").parse().expect("a subnet");
+            let network = TenantNetwork {
+                tenant_net_id: net,
+                ipv4_subnet: subnet,
+                allow_public_subnet: false,
+            };
+            let name = format!("t{net}").parse().expect("a name");
+            let wanted = CreateTenant { name, network, quotas: Quotas::default() };
+            agent.pools.tenants.create(wanted).await?;
+        }
+        watch.abort();
+        let repaired = agent.supplies.links.repairs.links.clone();
+        for kind in ["link", "address", "forwarding"] {
+            let times = repaired.get_or_create(&vec![("kind", kind.to_owned())]).get();
+            assert_eq!(times, 0, "{kind}: nobody has taken anything away");
+        }
         Ok(())
     });
 }

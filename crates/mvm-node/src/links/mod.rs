@@ -72,9 +72,16 @@ impl Links {
         Network::tap_name(&self.short_id, &instance.id.digits())
     }
 
-    /// Makes a new tenant's bridge, and applies its rules.
-    pub async fn set_up_tenant(&self, tenant: &Tenant) -> Result<()> {
+    /// Makes a new tenant's bridge once `recorded` has made its record, and applies its rules. No
+    /// repair comes in between: a bridge that is not there yet would look like one that somebody has
+    /// taken away.
+    pub async fn set_up_tenant(
+        &self,
+        tenant: &Tenant,
+        recorded: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
         let _turn = self.turn.lock().await;
+        recorded.await?;
         self.connect_tenant(tenant).await?;
         self.apply_rules().await
     }
