@@ -1,7 +1,7 @@
 //! Finds out whether a subnet is free on this host.
 
-use crate::marks::root_of;
-use crate::netlink::{alias_of, name_of};
+use crate::marks::{Marks, root_of};
+use crate::netlink::{View, alias_of, name_of};
 use crate::surroundings::{self, Route, is_internet};
 use crate::{Network, Result};
 use ipnet::Ipv4Net;
@@ -52,23 +52,22 @@ impl Network {
         subnet: Ipv4Net,
         resolvers: &[Ipv4Addr],
     ) -> Result<Option<Conflict>> {
-        Ok(used(self).await?.by(subnet, resolvers))
+        Ok(used(&self.netlink.view().await?, &self.marks).by(subnet, resolvers))
     }
 }
 
-/// Asks the kernel what the host uses now.
-pub(crate) async fn used(network: &Network) -> Result<Used> {
-    let (links, prefix) = (network.netlink.links().await?, network.marks.prefix());
-    let links = links.iter().map(|link| {
+/// Returns what the host uses.
+pub(crate) fn used(view: &View, marks: &Marks) -> Used {
+    let prefix = marks.prefix();
+    let links = view.links.iter().map(|link| {
         let name = name_of(link).unwrap_or_default();
         let ours = name.starts_with(&prefix);
         let other = alias_of(link).and_then(|alias| root_of(&alias)).filter(|_| !ours);
         (link.header.index, Link { name, ours, other })
     });
     let links: BTreeMap<u32, Link> = links.collect();
-    let addresses = surroundings::addresses(&network.netlink).await?;
-    let routes = surroundings::routes(&network.netlink).await?;
-    Ok(Used { addresses, routes, links })
+    let addresses = surroundings::addresses(&view.addresses);
+    Used { addresses, routes: surroundings::routes(&view.routes), links }
 }
 
 impl Used {

@@ -1,9 +1,10 @@
 //! The firewall's rules: putting them in force, and checking whether they still are.
 
-use crate::memory::Memory;
+use crate::memory::{Kept, Memory};
 use crate::nftables::{Nftables, Parts};
 use crate::rules::{Ruleset, Surroundings};
 use crate::{Error, Result, nft, render};
+use mvm_model::Digest;
 use parking_lot::{Mutex, MutexGuard};
 use std::path::Path;
 
@@ -15,10 +16,8 @@ const GONE: &str = "all tables are gone";
 
 /// What was put in force, and what the kernel held then.
 struct RulesInForce {
-    /// The rules as text; empty if an earlier agent put them in force.
-    text: String,
+    rules: Kept,
     generation: u32,
-    parts: Parts,
 }
 
 /// What `apply` had to do.
@@ -53,7 +52,7 @@ impl Firewall {
     pub(crate) fn of_root(self, root: &Path) -> Firewall {
         let memory = Memory::at(root);
         // No change has the number 0, so the first look compares what is there.
-        let before = |parts| RulesInForce { text: String::new(), generation: 0, parts };
+        let before = |rules| RulesInForce { rules, generation: 0 };
         let in_force = Mutex::new(memory.read().map(before));
         Firewall { in_force, memory: Some(memory), ..self }
     }
@@ -73,7 +72,7 @@ impl Firewall {
             true => Vec::new(),
             false => self.lost()?,
         };
-        if lost.is_empty() && self.are(rules, around) == Some(true) {
+        if lost.is_empty() && self.holds(&text) == Some(true) {
             return Ok(Applied::Already);
         }
         self.put(text).await?;
@@ -82,8 +81,11 @@ impl Firewall {
 
     /// Returns whether these are the rules that were put in force; `None` if none were.
     pub(crate) fn are(&self, rules: &Ruleset, around: &Surroundings) -> Option<bool> {
-        let text = render::render(&self.owner, rules, around);
-        self.in_force().as_ref().map(|in_force| in_force.text == text)
+        self.holds(&render::render(&self.owner, rules, around))
+    }
+
+    fn holds(&self, text: &str) -> Option<bool> {
+        self.in_force().as_ref().map(|in_force| in_force.rules.text == Digest::of(text))
     }
 
     /// Returns whether an earlier agent may have put rules in force without leaving a record of it.
@@ -116,7 +118,7 @@ impl Firewall {
             return Ok(Vec::new());
         }
         let (generation, parts) = self.nftables.parts(&self.table())?;
-        let lost = differences(&in_force.parts, &parts);
+        let lost = differences(&in_force.rules.parts, &parts);
         if lost.is_empty() {
             // Somebody has changed only other tables.
             in_force.generation = generation;
@@ -129,7 +131,7 @@ impl Firewall {
         let put = self.try_put(text).await.map_err(|error| self.held(error));
         // If nft refused the rules, the old ones are still in force and are recorded again.
         if let (Some(memory), Some(in_force)) = (&self.memory, self.in_force().as_ref()) {
-            memory.keep(&in_force.parts);
+            memory.keep(&in_force.rules);
         }
         put
     }
@@ -147,7 +149,8 @@ impl Firewall {
                 return Err(Error::Kernel { what: PUT.to_owned(), cause });
             }
             if !parts.is_empty() && (ours || tries >= TRIES) {
-                *self.in_force() = Some(RulesInForce { text, generation, parts });
+                let rules = Kept { text: Digest::of(&text), parts };
+                *self.in_force() = Some(RulesInForce { rules, generation });
                 break;
             }
         }

@@ -1,14 +1,25 @@
 //! The rules that were put in force last, kept in the state directory for the next agent, which can
-//! thus tell rules that vanished while no agent ran from rules that never existed.
+//! thus tell rules that vanished while no agent ran from rules that never existed, and need not put
+//! in force what is.
 
 use crate::nftables::Parts;
+use mvm_model::Digest;
 use std::fs;
 use std::io::Result;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "walls";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+
+/// What is known of the rules that were put in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The digest of the rules as text.
+    pub(crate) text: Digest,
+    /// What the kernel held then.
+    pub(crate) parts: Parts,
+}
 
 /// The file in one state directory.
 pub(crate) struct Memory {
@@ -26,8 +37,8 @@ impl Memory {
         Memory { file: root.join(FILE), place: format!("{VERSION} {} {netns}", boot.trim()) }
     }
 
-    /// Returns the parts that were in force; `None` if none are known to have been.
-    pub(crate) fn read(&self) -> Option<Parts> {
+    /// Returns the rules that were in force; `None` if none are known to have been.
+    pub(crate) fn read(&self) -> Option<Kept> {
         parse(&fs::read_to_string(&self.file).ok()?, &self.place)
     }
 
@@ -39,8 +50,8 @@ impl Memory {
 
     /// Writes the file after rules were changed. It need not survive a crash of the host, so it is
     /// not synced.
-    pub(crate) fn keep(&self, parts: &Parts) {
-        if let Err(error) = self.write(parts) {
+    pub(crate) fn keep(&self, kept: &Kept) {
+        if let Err(error) = self.write(kept) {
             let file = self.file.display();
             tracing::warn!(
                 "cannot write {file}: rules that go while no agent runs are not told: {error}"
@@ -48,28 +59,30 @@ impl Memory {
         }
     }
 
-    fn write(&self, parts: &Parts) -> Result<()> {
+    fn write(&self, kept: &Kept) -> Result<()> {
         let aside = self.file.with_extension("part");
-        fs::write(&aside, text(parts, &self.place))?;
+        fs::write(&aside, text(kept, &self.place))?;
         fs::rename(&aside, &self.file)
     }
 }
 
-fn text(parts: &Parts, place: &str) -> String {
-    let lines = parts.iter().map(|(name, sum)| format!("{sum:016x} {name}\n"));
-    std::iter::once(format!("{place}\n")).chain(lines).collect()
+fn text(kept: &Kept, place: &str) -> String {
+    let lines = kept.parts.iter().map(|(name, sum)| format!("{sum:016x} {name}\n"));
+    std::iter::once(format!("{place}\n{}\n", kept.text)).chain(lines).collect()
 }
 
-fn parse(text: &str, place: &str) -> Option<Parts> {
+fn parse(text: &str, place: &str) -> Option<Kept> {
     let mut lines = text.lines();
     if lines.next()? != place {
         return None;
     }
+    let text = lines.next()?.parse().ok()?;
     let part = |line: &str| {
         let (sum, name) = line.split_once(' ')?;
         Some((name.to_owned(), u64::from_str_radix(sum, 16).ok()?))
     };
-    lines.map(part).collect::<Option<Parts>>().filter(|parts| !parts.is_empty())
+    let parts = lines.map(part).collect::<Option<Parts>>().filter(|parts| !parts.is_empty())?;
+    Some(Kept { text, parts })
 }
 
 #[cfg(test)]
@@ -83,9 +96,11 @@ mod tests {
             parts in prop::collection::btree_map("[a-z]{1,5} [a-z_0-9]{1,9}", any::<u64>(), 1..9),
             any_text in "\\PC{0,60}",
         ) {
-            prop_assert_eq!(parse(&text(&parts, "1 a 2"), "1 a 2"), Some(parts.clone()));
-            prop_assert_eq!(parse(&text(&parts, "1 a 2"), "1 b 2"), None);
+            let kept = Kept { text: Digest::of(&any_text), parts };
+            prop_assert_eq!(parse(&text(&kept, "1 a 2"), "1 a 2"), Some(kept.clone()));
+            prop_assert_eq!(parse(&text(&kept, "1 a 2"), "1 b 2"), None);
             let _ = parse(&any_text, "1 a 2");
+            let _ = parse(&format!("1 a 2\n{}\n{any_text}", kept.text), "1 a 2");
         }
     }
 }

@@ -2,15 +2,26 @@
 
 use crate::{Error, Result};
 use futures::{TryStream, TryStreamExt};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkGetRequest, RouteMessageBuilder};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// How often a list is requested again because something changed while the kernel sent it.
 const TRIES: usize = 50;
+
+/// What the kernel has, read at one time.
+pub(crate) struct View {
+    /// All links, without their counters.
+    pub(crate) links: Vec<LinkMessage>,
+    /// The addresses of all links.
+    pub(crate) addresses: Vec<AddressMessage>,
+    /// The IPv4 routes of all tables.
+    pub(crate) routes: Vec<RouteMessage>,
+}
 
 /// A connection to the kernel, in the process's network namespace.
 pub(crate) struct Netlink {
@@ -28,9 +39,21 @@ impl Netlink {
         Ok(Netlink { handle })
     }
 
-    /// Returns all links.
+    /// Returns all links, addresses and routes.
+    pub(crate) async fn view(&self) -> Result<View> {
+        let (links, addresses) = (self.links().await?, self.addresses().await?);
+        Ok(View { links, addresses, routes: self.routes().await? })
+    }
+
+    /// Returns all links, without their counters.
     pub(crate) async fn links(&self) -> Result<Vec<LinkMessage>> {
-        whole("links", || self.handle.link().get().execute()).await
+        whole("links", || self.plain_links().execute()).await
+    }
+
+    /// Asks for links without their counters, which are half of what there is to say of a link.
+    fn plain_links(&self) -> LinkGetRequest {
+        let without = vec![LinkExtentMask::SkipStats];
+        self.handle.link().get().set_filter_mask(AddressFamily::Unspec, without)
     }
 
     /// Returns the addresses of all links.
@@ -66,9 +89,9 @@ impl Netlink {
         })
     }
 
-    /// Returns the link with this index; `None` if it is gone.
+    /// Returns the link with this index, without its counters; `None` if it is gone.
     pub(crate) async fn by_index(&self, index: u32) -> Option<LinkMessage> {
-        self.handle.link().get().match_index(index).execute().try_next().await.ok().flatten()
+        self.plain_links().match_index(index).execute().try_next().await.ok().flatten()
     }
 }
 

@@ -40,8 +40,8 @@ pub(crate) enum Whose {
 
 /// Reads addresses and routes, and sorts them by the owners of their links.
 pub(crate) async fn look(netlink: &Netlink, marks: &Marks) -> Result<Surroundings> {
-    let mut found = addresses(netlink).await?;
-    found.extend(routes(netlink).await?);
+    let mut found = addresses(&netlink.addresses().await?);
+    found.extend(routes(&netlink.routes().await?));
     let mut links = BTreeMap::new();
     for index in found.iter().filter_map(|route| route.link) {
         if let Entry::Vacant(entry) = links.entry(index) {
@@ -95,12 +95,12 @@ fn whose(link: &LinkMessage, marks: &Marks) -> Option<Whose> {
 }
 
 /// Returns the networks that the host has addresses in.
-pub(crate) async fn addresses(netlink: &Netlink) -> Result<Vec<Route>> {
+pub(crate) fn addresses(messages: &[AddressMessage]) -> Vec<Route> {
     let network = |message: &AddressMessage| {
         let to = network_of(message)?.trunc();
         Some(Route { to, link: Some(message.header.index), gateway: None })
     };
-    Ok(netlink.addresses().await?.iter().filter_map(network).collect())
+    messages.iter().filter_map(network).collect()
 }
 
 /// Returns an IPv4 address with the prefix length of its network; `None` for another family.
@@ -114,9 +114,9 @@ pub(crate) fn network_of(message: &AddressMessage) -> Option<Ipv4Net> {
 }
 
 /// Returns the networks that the host has routes to, in any table.
-pub(crate) async fn routes(netlink: &Netlink) -> Result<Vec<Route>> {
+pub(crate) fn routes(messages: &[RouteMessage]) -> Vec<Route> {
     let remote = |message: &&RouteMessage| message.header.kind == RouteType::Unicast;
-    Ok(netlink.routes().await?.iter().filter(remote).filter_map(route_of).collect())
+    messages.iter().filter(remote).filter_map(route_of).collect()
 }
 
 /// Returns the network that a route leads to; `None` if it is not an IPv4 route.

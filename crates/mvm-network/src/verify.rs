@@ -2,7 +2,7 @@
 
 use crate::conflicts::{self, Conflict};
 use crate::links::{forward, forward_from, forwards, has_ipv6, is_forwarding, locked};
-use crate::netlink::{alias_of, controller_of, mtu_of, name_of};
+use crate::netlink::{View, alias_of, controller_of, mtu_of, name_of};
 use crate::rules::Ruleset;
 use crate::sizes::{self, ports_mtu};
 use crate::surroundings::{self, network_of};
@@ -78,9 +78,10 @@ struct Found {
 impl Network {
     /// Returns everything that the kernel has otherwise than it should be. Changes nothing.
     pub async fn differences(&self, wanted: &Wanted) -> Result<Vec<Difference>> {
-        let mut all = compare(wanted, &found(self, wanted).await?);
-        all.extend(forwarding(self, wanted).await?);
-        all.extend(overlaps(self, wanted).await?);
+        let view = self.netlink.view().await?;
+        let mut all = compare(wanted, &found(self, &view, wanted));
+        all.extend(forwarding(self, &view, wanted)?);
+        all.extend(overlaps(self, &view, wanted));
         let table = self.firewall.table();
         let rules =
             |detail: String| Difference { kind: Differs::Rules, what: table.clone(), detail };
@@ -101,9 +102,10 @@ impl Network {
     /// Repairs bridges, their addresses, the ports of taps, and forwarding. Leaves alone what
     /// belongs to nothing known, and only logs what overlaps with a subnet.
     pub async fn mend(&self, wanted: &Wanted) -> Result<Mended> {
-        let found = found(self, wanted).await?;
+        let view = self.netlink.view().await?;
+        let found = found(self, &view, wanted);
         // Forwarding is compared before bridges are repaired, since that turns it on.
-        let forwarding = forwarding(self, wanted).await?;
+        let forwarding = forwarding(self, &view, wanted)?;
         let mut of: BTreeMap<String, Vec<Difference>> = BTreeMap::new();
         for difference in compare(wanted, &found) {
             of.entry(difference.what.clone()).or_default().push(difference);
@@ -127,7 +129,8 @@ impl Network {
             };
             done.take(vec![difference], forwarded);
         }
-        tell_overlaps(self, wanted).await?;
+        // Nothing of this owner's counts as an overlap, so the repairs have changed none.
+        tell_overlaps(self, &view, wanted);
         Ok(done)
     }
 }
@@ -151,8 +154,8 @@ async fn mend_tap(network: &Network, tap: &Tap, found: &BTreeMap<String, Found>)
 
 /// Returns the links that are this owner's by mark or name. For a tap that an earlier agent made,
 /// the MTU at the first look counts as the one that was set.
-async fn found(network: &Network, wanted: &Wanted) -> Result<BTreeMap<String, Found>> {
-    let (links, addresses) = (network.netlink.links().await?, network.netlink.addresses().await?);
+fn found(network: &Network, view: &View, wanted: &Wanted) -> BTreeMap<String, Found> {
+    let View { links, addresses, .. } = view;
     let names: BTreeMap<u32, String> =
         links.iter().filter_map(|link| Some((link.header.index, name_of(link)?))).collect();
     let mark = format!("mvm:{}:", network.marks.owner);
@@ -168,7 +171,7 @@ async fn found(network: &Network, wanted: &Wanted) -> Result<BTreeMap<String, Fo
         let (index, mtu) = (link.header.index, mtu_of(link));
         let wanted_mtu = match is_tap(wanted, &name) {
             true => mtu.map(|mtu| *sizes.entry(name.clone()).or_insert(mtu)),
-            false => ports_mtu(&links, index),
+            false => ports_mtu(links, index),
         };
         let own = addresses.iter().filter(|message| message.header.index == index);
         let found = Found {
@@ -183,11 +186,11 @@ async fn found(network: &Network, wanted: &Wanted) -> Result<BTreeMap<String, Fo
         };
         Some((name, found))
     });
-    Ok(found.collect())
+    found.collect()
 }
 
 /// Returns whether the kernel forwards packets at all, and those that come back from the internet.
-async fn forwarding(network: &Network, wanted: &Wanted) -> Result<Vec<Difference>> {
+fn forwarding(network: &Network, view: &View, wanted: &Wanted) -> Result<Vec<Difference>> {
     let mut all = Vec::new();
     if wanted.bridges.is_empty() {
         return Ok(all);
@@ -199,10 +202,9 @@ async fn forwarding(network: &Network, wanted: &Wanted) -> Result<Vec<Difference
     if !forwards()? {
         tell(SETTING.to_owned(), "it is 0: no guest reaches the outside");
     }
-    let used = conflicts::used(network).await?;
-    let links = network.netlink.links().await?;
+    let used = conflicts::used(view, &network.marks);
     let off = |link: &&LinkMessage| !is_forwarding(link);
-    for name in links.iter().filter(off).filter_map(name_of) {
+    for name in view.links.iter().filter(off).filter_map(name_of) {
         if used.uplinks().any(|uplink| uplink == name) {
             tell(setting_of(&name), "it is 0: no answer from outside reaches a guest");
         }
@@ -211,8 +213,8 @@ async fn forwarding(network: &Network, wanted: &Wanted) -> Result<Vec<Difference
 }
 
 /// Returns which tenants' subnets now overlap with something of the host.
-async fn overlaps(network: &Network, wanted: &Wanted) -> Result<Vec<Difference>> {
-    let used = conflicts::used(network).await?;
+fn overlaps(network: &Network, view: &View, wanted: &Wanted) -> Vec<Difference> {
+    let used = conflicts::used(view, &network.marks);
     let of = |bridge: &Bridge| {
         let what = match used.by(bridge.gateway.trunc(), &[])? {
             Conflict::Host(what) | Conflict::Root { what, .. } => what,
@@ -224,17 +226,16 @@ async fn overlaps(network: &Network, wanted: &Wanted) -> Result<Vec<Difference>>
         );
         Some(Difference { kind: Differs::Address, what: bridge.name.clone(), detail })
     };
-    Ok(wanted.bridges.iter().filter_map(of).collect())
+    wanted.bridges.iter().filter_map(of).collect()
 }
 
 /// Logs each overlap once for as long as it lasts: there is nothing that could be repaired.
-async fn tell_overlaps(network: &Network, wanted: &Wanted) -> Result<()> {
-    let now = overlaps(network, wanted).await?;
+fn tell_overlaps(network: &Network, view: &View, wanted: &Wanted) {
+    let now = overlaps(network, view, wanted);
     let now: Vec<String> = now.into_iter().map(|d| format!("{}: {}", d.what, d.detail)).collect();
     let mut told = locked(&network.overlaps);
     now.iter().filter(|line| !told.contains(line)).for_each(|line| tracing::error!("{line}"));
     *told = now;
-    Ok(())
 }
 
 impl Mended {
