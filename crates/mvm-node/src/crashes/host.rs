@@ -217,7 +217,7 @@ impl Host {
     async fn open(&self, machines: SimHypervisor, records: Arc<Ledger>) -> Result<Arc<Agent>> {
         let root = StateDir::open(self.dir.path())?;
         let images = ImageStore::open(root.path(), GuestBinary::new(b""))?;
-        let network = Network::open(root.short_id())?;
+        let network = Network::open(root.short_id())?.of_root(root.path());
         let pressure = self.dir.path().join("pressure");
         let parts = AgentParts {
             state_dir: root,

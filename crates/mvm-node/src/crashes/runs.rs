@@ -20,6 +20,9 @@ pub type Outcome<T> = std::result::Result<T, String>;
 
 /// The maximum real time in which an agent must come to rest.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often an agent is asked whether it rests. Each time it makes a pass, which costs more than
+/// what it passes over.
+const POLL: Duration = Duration::from_millis(5);
 /// The file that marked guests have in memory.
 pub const MARK: &str = "/mark";
 
@@ -86,7 +89,7 @@ pub async fn wait_until_idle(agent: &Arc<Agent>) -> Outcome<()> {
         }
         agent.base.wake.notify();
         agent.steering.desired.wake();
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(POLL).await;
     }
     let _ = agent.supplies.templates.collect().await;
     Ok(())
