@@ -29,6 +29,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The number of operations that run at once. They wait more than they compute.
 const WORKERS: usize = 8;
 
+/// How much the points yield to other processes (nice(2)): they compute for minutes, and tests that
+/// run beside them have deadlines.
+const YIELDS: i32 = 10;
+
 /// The index of an operation, and the faults for its agent and for the next agent.
 type Point = (usize, [Option<PointFault>; 2]);
 
@@ -53,6 +57,8 @@ fn run_all(points: &[Point]) -> Vec<(Point, runs::Outcome<[Course; 2]>)> {
 #[test]
 fn an_agent_killed_at_any_point_of_any_operation_loses_nothing() {
     let began = std::time::Instant::now();
+    // It holds for this thread and those that it starts.
+    rustix::process::nice(YIELDS).expect("a lower priority");
     let only = std::env::var("MVM_CRASH").unwrap_or_default();
     let names: Vec<String> = operations::all().into_iter().map(|it| it.name).collect();
     let chosen = (0..names.len()).filter(|n| names[*n].contains(&only));
