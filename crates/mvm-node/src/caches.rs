@@ -54,8 +54,8 @@ impl Caches {
     }
 
     fn pool_cache(&self, pool: &PoolRef, name: &Name) -> Result<CacheDisk> {
-        self.records.read(|world| {
-            let found = world.pool(pool)?.caches.iter().find(|disk| disk.cache.name == *name);
+        self.records.read(|records| {
+            let found = records.pool(pool)?.caches.iter().find(|disk| disk.cache.name == *name);
             found.cloned().ok_or_else(|| no_cache(pool, name))
         })
     }
@@ -128,7 +128,7 @@ impl Caches {
 
     /// Before a job: updates the instance's copies to the pool's contents, and mounts them.
     pub(crate) async fn open(&self, id: InstanceId, channel: &Channel) -> Result<()> {
-        let instance = self.records.read(|world| world.by_id(id).cloned())?;
+        let instance = self.records.read(|records| records.by_id(id).cloned())?;
         for (index, disk) in instance.caches.iter().enumerate() {
             let cache = &disk.cache;
             let wanted = self.pool_cache(&instance.pool, &cache.name)?;
@@ -148,7 +148,9 @@ impl Caches {
     /// After a job, on a machine that others will use: unmounts the caches. Returns whether they
     /// could be unmounted.
     pub(crate) async fn close(&self, id: InstanceId) -> bool {
-        let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return true };
+        let Ok(instance) = self.records.read(|records| records.by_id(id).cloned()) else {
+            return true;
+        };
         // Only jobs mount caches.
         let job = instance.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run);
         let used = instance.caches.iter().filter(|disk| job && disk.generation == 0);
@@ -180,7 +182,7 @@ impl Caches {
         name: &Name,
         channel: &Channel,
     ) -> Result<()> {
-        let instance = self.records.read(|world| world.by_id(id).cloned())?;
+        let instance = self.records.read(|records| records.by_id(id).cloned())?;
         let own = instance.caches.iter().find(|disk| disk.cache.name == *name);
         let Some(own) = own else { return Err(no_cache(&instance.pool, name)) };
         let unmounting = channel.unmount(&own.cache.path);
@@ -189,7 +191,7 @@ impl Caches {
 
     /// Makes the instance's copy of an unmounted cache the pool's.
     pub(crate) async fn commit(&self, id: InstanceId, name: &Name) -> Result<()> {
-        let instance = self.records.read(|world| world.by_id(id).cloned())?;
+        let instance = self.records.read(|records| records.by_id(id).cloned())?;
         let own = instance.caches.iter().position(|disk| disk.cache.name == *name);
         let Some(index) = own else { return Err(no_cache(&instance.pool, name)) };
         let cache = &instance.caches[index].cache;
@@ -206,12 +208,12 @@ impl Caches {
         let to = self.cache_file(&instance.pool, &disk);
         blocking(move || promote(&from, &to)).await?;
         self.records
-            .change(|world, changes| {
-                let mut pool = world.pool(&instance.pool)?.clone();
+            .change(|records, changes| {
+                let mut pool = records.pool(&instance.pool)?.clone();
                 let known = pool.caches.iter_mut().find(|known| known.cache.name == *name);
                 let Some(known) = known else { return Err(no_cache(&instance.pool, name)) };
                 (known.generation, known.committed_at) = (disk.generation, disk.committed_at);
-                let mut instance = world.by_id(id)?.clone();
+                let mut instance = records.by_id(id)?.clone();
                 if let Some(own) = instance.caches.get_mut(index) {
                     (own.generation, own.committed_at) = (disk.generation, disk.committed_at);
                 }
@@ -231,8 +233,8 @@ impl Caches {
     }
 
     async fn sweep_locked(&self) -> Result<()> {
-        let (pools, known) = self.records.read(|world| {
-            let pools = world.pools.values();
+        let (pools, known) = self.records.read(|records| {
+            let pools = records.pools.values();
             let dirs: Vec<PathBuf> =
                 pools.clone().map(|pool| self.state_dir.caches_of(&pool.reference)).collect();
             let files: Vec<PathBuf> = pools

@@ -60,9 +60,9 @@ impl Catalog {
             None => None,
         };
         self.records
-            .change(|world, changes| {
-                let owner = world.tenant(tenant)?;
-                wanted.egress.admit(subnets_but(world, tenant))?;
+            .change(|records, changes| {
+                let owner = records.tenant(tenant)?;
+                wanted.egress.admit(subnets_but(records, tenant))?;
                 let pool = Pool {
                     reference: reference.clone(),
                     flake_ref: wanted.flake_ref,
@@ -82,7 +82,7 @@ impl Catalog {
                     current: None,
                     created_at: self.records.clock().wall(),
                 };
-                if let Some(known) = world.pools.get(&reference) {
+                if let Some(known) = records.pools.get(&reference) {
                     let same = known.flake_ref == pool.flake_ref
                         && known.profile == pool.profile
                         && known.resources == pool.resources
@@ -100,8 +100,8 @@ impl Catalog {
                         false => Err(PoolError::PoolExists(reference).into()),
                     };
                 }
-                admit_pool(tenant, &owner.quotas, &world.usage(tenant))?;
-                if !has_part_of_quotas(world, tenant) {
+                admit_pool(tenant, &owner.quotas, &records.usage(tenant))?;
+                if !has_part_of_quotas(records, tenant) {
                     let caches = disk_mib(&pool.caches);
                     admit_machine(tenant, &owner.quotas, &pool.resources, caches)?;
                 }
@@ -121,20 +121,20 @@ impl Catalog {
         }
         let walls = patch.egress.is_some();
         self.records
-            .change(|world, changes| {
-                let before = world.pool(reference)?;
+            .change(|records, changes| {
+                let before = records.pool(reference)?;
                 let pool = before.apply(patch)?;
                 if walls {
-                    pool.egress.admit(subnets_but(world, &reference.tenant))?;
+                    pool.egress.admit(subnets_but(records, &reference.tenant))?;
                 }
                 let shape = pool.resources;
                 let grown = shape != before.resources;
                 if grown {
                     self.host.admit_shape(&shape)?;
                 }
-                let tenant = world.tenant(&reference.tenant)?;
+                let tenant = records.tenant(&reference.tenant)?;
                 if (grown || pool.caches != before.caches)
-                    && !has_part_of_quotas(world, &tenant.name)
+                    && !has_part_of_quotas(records, &tenant.name)
                 {
                     admit_machine(&tenant.name, &tenant.quotas, &shape, disk_mib(&pool.caches))?;
                 }
@@ -160,7 +160,7 @@ impl Catalog {
 
     /// Refuses a CPU model that no machine can have here, unless the pool has it already.
     async fn admit_cpu_model(&self, pool: &PoolRef, model: &CpuModel) -> Result<()> {
-        match self.records.read(|world| has_model(world, pool, model)) {
+        match self.records.read(|records| has_model(records, pool, model)) {
             true => Ok(()),
             false => self.host.admit_cpu_model(model).await,
         }
@@ -169,8 +169,8 @@ impl Catalog {
     /// Sets the instances that the pool keeps ready.
     pub async fn scale(&self, reference: &PoolRef, scale: ScalePool) -> Result<()> {
         self.records
-            .change(|world, changes| {
-                let mut pool = world.pool(reference)?.clone();
+            .change(|records, changes| {
+                let mut pool = records.pool(reference)?.clone();
                 if pool.current_revision().is_none() {
                     return Err(not_built(reference));
                 }
@@ -180,7 +180,7 @@ impl Catalog {
                     warm: scale.warm.unwrap_or(before.warm),
                     sleeping: scale.sleeping.unwrap_or(before.sleeping),
                 };
-                let tenant = world.tenant(&reference.tenant)?;
+                let tenant = records.tenant(&reference.tenant)?;
                 admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, &counts)?;
                 pool.desired = Some(counts);
                 changes.put_pool(pool);
@@ -196,8 +196,8 @@ impl Catalog {
     pub async fn rollback(&self, pool: &PoolRef, to: Option<u32>) -> Result<RevisionEntry> {
         let entry = self
             .records
-            .change(|world, changes| {
-                let mut record = world.pool(pool)?.clone();
+            .change(|records, changes| {
+                let mut record = records.pool(pool)?.clone();
                 let entry = record.rollback(to)?;
                 self.images.store().get(&entry.digest.to_string()).map_err(|error| {
                     Error::from(error)
@@ -213,22 +213,22 @@ impl Catalog {
 }
 
 /// Returns whether the pool's machines have this CPU model already.
-pub(crate) fn has_model(world: &RecordSet, pool: &PoolRef, model: &CpuModel) -> bool {
-    world.pools.get(pool).is_some_and(|known| known.cpu_model == *model)
+pub(crate) fn has_model(records: &RecordSet, pool: &PoolRef, model: &CpuModel) -> bool {
+    records.pools.get(pool).is_some_and(|known| known.cpu_model == *model)
 }
 
 /// Returns whether the tenant belongs to a fleet. Its quotas are this node's part then, which may
 /// be less than one machine needs.
-fn has_part_of_quotas(world: &RecordSet, tenant: &Name) -> bool {
-    let fleet = world.desired.as_ref().and_then(|in_force| in_force.fleet.as_ref());
+fn has_part_of_quotas(records: &RecordSet, tenant: &Name) -> bool {
+    let fleet = records.desired.as_ref().and_then(|in_force| in_force.fleet.as_ref());
     fleet.is_some_and(|fleet| fleet.tenants.contains(tenant))
 }
 
 /// Returns the subnets of all tenants but this one.
 fn subnets_but<'a>(
-    world: &'a RecordSet,
+    records: &'a RecordSet,
     tenant: &'a Name,
 ) -> impl Iterator<Item = Ipv4Net> + Clone + 'a {
-    let others = world.tenants.values().filter(move |other| other.name != *tenant);
+    let others = records.tenants.values().filter(move |other| other.name != *tenant);
     others.map(|other| other.network.ipv4_subnet)
 }

@@ -118,7 +118,7 @@ fn read(file: &DesiredFile) -> Result<DesiredState> {
 
 /// Carries out the remaining steps once. Failures are tried again at growing intervals.
 async fn pass(desired: &Arc<Desired>) {
-    let Some(in_force) = desired.records.read(|world| world.desired.clone()) else { return };
+    let Some(in_force) = desired.records.read(|records| records.desired.clone()) else { return };
     let clock = desired.records.clock();
     if clock.now() < desired.progress(|p| p.failures.retry_at()) {
         return;
@@ -205,8 +205,9 @@ impl Desired {
     /// Returns the node's present state as a document.
     pub(crate) fn now(&self) -> Result<DesiredState> {
         let node_id = self.host.node_id()?;
-        let document =
-            |world: &RecordSet| DesiredState::of(node_id, world.tenants.values(), &world.pools);
+        let document = |records: &RecordSet| {
+            DesiredState::of(node_id, records.tenants.values(), &records.pools)
+        };
         Ok(self.records.read(document))
     }
 
@@ -217,7 +218,7 @@ impl Desired {
             let message = format!("the document is for node {}, this is {ours}", document.node_id);
             return Err(Fault::new(Code::Conflict, message).at("$.node_id").into());
         }
-        Ok(self.records.read(|world| diff(document, &world.tenants, &world.pools, prune))?)
+        Ok(self.records.read(|records| diff(document, &records.tenants, &records.pools, prune))?)
     }
 
     /// Returns the remaining steps of the document in force.
@@ -243,12 +244,12 @@ impl Desired {
         self.host.admit_shapes(&document)?;
         self.steps(&document, true)?;
         self.records
-            .change(|world, changes| {
+            .change(|records, changes| {
                 let mut owned =
-                    world.desired.as_ref().and_then(|d| d.fleet.clone()).unwrap_or_default();
+                    records.desired.as_ref().and_then(|d| d.fleet.clone()).unwrap_or_default();
                 owned.digest = digest.to_owned();
-                owned.tenants.retain(|tenant| world.tenants.contains_key(tenant));
-                owned.pools.retain(|pool| world.pools.contains_key(pool));
+                owned.tenants.retain(|tenant| records.tenants.contains_key(tenant));
+                owned.pools.retain(|pool| records.pools.contains_key(pool));
                 for tenant in &document.tenants {
                     let name = &tenant.tenant_id;
                     owned.tenants.insert(name.clone());
@@ -271,7 +272,7 @@ impl Desired {
         self.host.admit_shapes(document)?;
         document.admit_machines()?;
         let has = |pool: &PoolRef, model: &CpuModel| {
-            self.records.read(|world| has_model(world, pool, model))
+            self.records.read(|records| has_model(records, pool, model))
         };
         self.host.admit_cpu_models(document, has).await
     }
@@ -299,7 +300,7 @@ impl Desired {
 
     /// Returns the progress towards the document in force.
     pub(crate) fn status(&self) -> DesiredStatus {
-        let in_force = self.records.read(|world| world.desired.clone());
+        let in_force = self.records.read(|records| records.desired.clone());
         let pending = match &in_force {
             Some(it) => self.steps_of(it).unwrap_or_default(),
             None => Vec::new(),
@@ -323,11 +324,11 @@ impl Desired {
             return Ok(());
         }
         self.records
-            .change(|world, changes| {
+            .change(|records, changes| {
                 let InForce { document, prune, .. } = in_force;
                 let same =
-                    world.desired.as_ref().is_some_and(|d| d.document == *document && !d.hold);
-                if same && diff(document, &world.tenants, &world.pools, *prune)?.is_empty() {
+                    records.desired.as_ref().is_some_and(|d| d.document == *document && !d.hold);
+                if same && diff(document, &records.tenants, &records.pools, *prune)?.is_empty() {
                     changes.remove_desired();
                 }
                 Ok(())

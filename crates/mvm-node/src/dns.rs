@@ -53,8 +53,8 @@ pub(crate) async fn run(records: Arc<Records>) {
         let wanted: Vec<(Ipv4Addr, Ipv4Net)> = match names.needs_forwarder() {
             false => Vec::new(),
             true => {
-                let tenants = |world: &RecordSet| {
-                    let all = world.tenants.values();
+                let tenants = |records: &RecordSet| {
+                    let all = records.tenants.values();
                     all.map(|t| (t.network.gateway(), t.network.ipv4_subnet)).collect()
                 };
                 records.read(tenants)

@@ -70,12 +70,12 @@ impl Fleet {
             Some(known) => Ok(known.epoch == leader.epoch),
             None => Ok(false),
         };
-        if self.records.read(|world| check(world.leader.as_ref()))? {
+        if self.records.read(|records| check(records.leader.as_ref()))? {
             return Ok(());
         }
         self.records
-            .change(|world, changes| {
-                if !check(world.leader.as_ref())? {
+            .change(|records, changes| {
+                if !check(records.leader.as_ref())? {
                     changes.put_leader(leader.clone());
                 }
                 Ok(())
@@ -86,11 +86,11 @@ impl Fleet {
     /// Leaves the fleet, until another one's leader comes. The node keeps its pools and instances.
     pub(crate) async fn leave(&self) -> Result<()> {
         self.records
-            .change(|world, changes| {
-                if world.leader.is_some() {
+            .change(|records, changes| {
+                if records.leader.is_some() {
                     changes.remove_leader();
                 }
-                if world.desired.as_ref().is_some_and(|desired| desired.fleet.is_some()) {
+                if records.desired.as_ref().is_some_and(|desired| desired.fleet.is_some()) {
                     changes.remove_desired();
                 }
                 Ok(())
@@ -114,12 +114,12 @@ impl Fleet {
 
     async fn claim_alone(&self, id: LeaseId, body: &NodeClaim) -> Result<Claim> {
         let began = std::time::Instant::now();
-        let known = self.records.read(|world| leased(world, id).ok().cloned());
+        let known = self.records.read(|records| leased(records, id).ok().cloned());
         let (instance, from) = match known {
             Some(known) => {
                 let by = Actor::Lease(id);
                 let from = self.instances.transition_to(known.id, State::Running, &by).await?;
-                (self.records.read(|world| world.by_id(known.id).cloned())?, from)
+                (self.records.read(|records| records.by_id(known.id).cloned())?, from)
             }
             None => {
                 let (holder, lease_s) = (body.holder.clone(), body.lease_s);
@@ -139,8 +139,8 @@ impl Fleet {
     /// have no lease here.
     pub(crate) async fn renew(&self, claims: &RenewClaims) -> Result<Vec<LeaseId>> {
         self.follow_leader(&claims.leader).await?;
-        let gone = |world: &RecordSet| {
-            let gone = claims.claims.iter().filter(|id| leased(world, **id).is_err());
+        let gone = |records: &RecordSet| {
+            let gone = claims.claims.iter().filter(|id| leased(records, **id).is_err());
             gone.copied().collect::<Vec<_>>()
         };
         let gone = self.records.read(gone);
@@ -168,10 +168,10 @@ impl Fleet {
     }
 
     async fn release_alone(&self, id: LeaseId) -> Result<()> {
-        if let Ok(instance) = self.records.read(|world| leased(world, id).map(|i| i.id)) {
+        if let Ok(instance) = self.records.read(|records| leased(records, id).map(|i| i.id)) {
             self.leases.end(instance).await;
         }
-        match self.records.read(|world| leased(world, id).is_ok()) {
+        match self.records.read(|records| leased(records, id).is_ok()) {
             false => Ok(()),
             // The coordinator repeats the request.
             true => Err(LeaseError::NotEnded { id }.into()),
@@ -185,8 +185,8 @@ impl Fleet {
             instance,
             expires_at: self.records.clock().wall_of(self.holders.ends_at(lease)),
         };
-        self.records.read(|world| {
-            let leased = world.instances.values().filter_map(|i| Some((i.lease.as_ref()?, i)));
+        self.records.read(|records| {
+            let leased = records.instances.values().filter_map(|i| Some((i.lease.as_ref()?, i)));
             let ours = leased.filter(|(lease, _)| lease.id.is_claim());
             ours.map(|(lease, instance)| held(lease, instance.reference())).collect()
         })

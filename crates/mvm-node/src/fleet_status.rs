@@ -40,20 +40,20 @@ impl FleetStatus {
     pub(crate) fn report(&self) -> Result<NodeStatus> {
         let desired = self.desired.status();
         let images = self.images.on_disk()?;
-        let (pools, document) = self.records.read(|world| {
+        let (pools, document) = self.records.read(|records| {
             let mut jobs: BTreeMap<&PoolRef, (u32, u32)> = BTreeMap::new();
-            for job in world.jobs.values() {
+            for job in records.jobs.values() {
                 let (all, open) = jobs.entry(&job.pool).or_default();
                 (*all, *open) = (*all + 1, *open + u32::from(!job.state.has_ended()));
             }
-            let pools = world.pools.values();
+            let pools = records.pools.values();
             let status_of = |pool: &Pool| {
-                let status = self.pool_status(world, pool, &images);
+                let status = self.pool_status(records, pool, &images);
                 let (jobs, open_jobs) = jobs.get(&pool.reference).copied().unwrap_or_default();
                 (pool.reference.clone(), PoolStatus { jobs, open_jobs, ..status })
             };
             let digest =
-                world.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
+                records.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
             (pools.map(status_of).collect(), digest)
         });
         Ok(NodeStatus {
@@ -75,13 +75,13 @@ impl FleetStatus {
 
     fn pool_status(
         &self,
-        world: &RecordSet,
+        records: &RecordSet,
         pool: &Pool,
         images: &BTreeMap<Digest, String>,
     ) -> PoolStatus {
         let revision = pool.current_revision().map(|revision| revision.digest);
         let mut status = PoolStatus {
-            ready: ready(pool, world.of_pool(&pool.reference)),
+            ready: ready(pool, records.of_pool(&pool.reference)),
             template: self.templates.of_pool(pool).is_some(),
             content: (revision.and_then(|digest| images.get(&digest).cloned()))
                 .filter(|content| !content.is_empty()),
@@ -89,7 +89,7 @@ impl FleetStatus {
             failure: self.health.of(&pool.reference).last_failure,
             ..PoolStatus::default()
         };
-        for instance in world.of_pool(&pool.reference) {
+        for instance in records.of_pool(&pool.reference) {
             status.instances += 1;
             status.leased += u32::from(instance.lease.is_some());
             status.failed += u32::from(instance.lease.is_none() && instance.state == State::Failed);

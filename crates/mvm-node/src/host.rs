@@ -172,7 +172,7 @@ impl Host {
     /// Logs the shortfalls at start.
     pub(crate) fn log_shortfalls(&self, records: &Records) {
         let shortfalls = self.shortfalls();
-        for shortfall in records.read(|world| shortfalls.with(world)).found {
+        for shortfall in records.read(|records| shortfalls.with(records)).found {
             tracing::warn!(lack = shortfall.code.as_str(), "{}", shortfall.detail);
         }
     }
@@ -225,8 +225,8 @@ pub(crate) struct Shortfalls {
 
 impl Shortfalls {
     /// Adds the shortfalls that all pools have together.
-    pub(crate) fn with(mut self, world: &RecordSet) -> Shortfalls {
-        let pools = world.pools.values();
+    pub(crate) fn with(mut self, records: &RecordSet) -> Shortfalls {
+        let pools = records.pools.values();
         let kept = pools.filter_map(|pool| Some((&pool.resources, pool.desired.as_ref()?)));
         self.found.extend(lacks_memory(kept, &self.host));
         self
@@ -245,9 +245,10 @@ impl Shortfalls {
     }
 
     /// Returns a gauge that is 1 for each kind of shortfall of the node or of any pool.
-    pub(crate) fn gauge(&self, world: &RecordSet) -> Family<Labels, Gauge> {
+    pub(crate) fn gauge(&self, records: &RecordSet) -> Family<Labels, Gauge> {
         let gauge: Family<Labels, Gauge> = Family::default();
-        let of_pools = world.pools.values().flat_map(|p| lacks_of_shape(&p.resources, &self.host));
+        let of_pools =
+            records.pools.values().flat_map(|p| lacks_of_shape(&p.resources, &self.host));
         for shortfall in self.found.iter().cloned().chain(of_pools) {
             gauge.get_or_create(&vec![("lack", shortfall.code.as_str().to_owned())]).set(1);
         }

@@ -34,10 +34,10 @@ impl IdleTimes {
 
     /// Measures the running instances without a lease, and forgets the others.
     pub(crate) async fn measure(&self) {
-        let free: Vec<Instance> = self.records.read(|world| {
+        let free: Vec<Instance> = self.records.read(|records| {
             let free =
                 |i: &&Instance| i.state == State::Running && i.lease.is_none() && !i.is_busy();
-            world.instances.values().filter(free).cloned().collect()
+            records.instances.values().filter(free).cloned().collect()
         });
         locked(&self.samples).retain(|id, _| free.iter().any(|instance| instance.id == *id));
         for instance in free {

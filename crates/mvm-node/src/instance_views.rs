@@ -67,9 +67,9 @@ impl InstanceViews {
 
     /// Returns the present view of the instance, with its process.
     pub(crate) fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
-        let (instance, until, next) = self.records.read(|world| {
-            let instance = world.instance(reference)?;
-            let (pool, idle) = (world.pool(&instance.pool)?, self.idle.since(instance.id));
+        let (instance, until, next) = self.records.read(|records| {
+            let instance = records.instance(reference)?;
+            let (pool, idle) = (records.pool(&instance.pool)?, self.idle.since(instance.id));
             let next = policy::next(pool, instance, idle);
             let until = policy::lingers_until(&pool.runtime_policy, instance);
             Ok::<_, crate::Error>((instance.clone(), until, next))
@@ -87,7 +87,7 @@ impl InstanceViews {
 
     /// Returns the statistics of an instance, as the host and its guest count them.
     pub(crate) async fn stats(&self, reference: &InstanceRef) -> Result<InstanceStats> {
-        let instance = self.records.read(|world| world.instance(reference).cloned())?;
+        let instance = self.records.read(|records| records.instance(reference).cloned())?;
         let dir = self.state_dir.files(instance.id).dir;
         let disk_kib = blocking(move || Ok(disk_use_kib(&dir))).await?;
         let mut stats = InstanceStats {

@@ -45,17 +45,17 @@ impl Metrics {
         if only.is_none() {
             self.sources.iter().for_each(|register| register(&mut registry));
         }
-        let (instances, leases) = self.records.read(|world| gauges(world, only));
+        let (instances, leases) = self.records.read(|records| gauges(records, only));
         registry.register("instances", "Instances by state", instances);
         registry.register("leases", "Leases by purpose", leases);
-        let paused = self.records.read(|world| self.halted.gauge(world, only));
+        let paused = self.records.read(|records| self.halted.gauge(records, only));
         let what = "Running instances that their hypervisor has paused by itself";
         registry.register("paused", what, paused);
-        let jobs = self.records.read(|world| jobs(world, only));
+        let jobs = self.records.read(|records| jobs(records, only));
         registry.register("jobs", "Jobs by state", jobs);
         if only.is_none() {
             let lacks = self.host.shortfalls();
-            let lacks = self.records.read(|world| lacks.with(world).gauge(world));
+            let lacks = self.records.read(|records| lacks.with(records).gauge(records));
             registry.register("shortfall", "What the host lacks of what pools want", lacks);
         }
         let started: Gauge = Gauge::default();
@@ -79,13 +79,13 @@ impl Metrics {
 }
 
 fn gauges(
-    world: &RecordSet,
+    records: &RecordSet,
     only: Option<&Name>,
 ) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
     let instances: Family<Labels, Gauge> = Family::default();
     let leases: Family<Labels, Gauge> = Family::default();
     let seen = |i: &&Instance| only.is_none_or(|tenant| i.pool.tenant == *tenant);
-    for instance in world.instances.values().filter(seen) {
+    for instance in records.instances.values().filter(seen) {
         let mut labels = of_pool(&instance.pool);
         if let Some(lease) = &instance.lease {
             let mut labels = labels.clone();
@@ -98,10 +98,10 @@ fn gauges(
     (instances, leases)
 }
 
-fn jobs(world: &RecordSet, only: Option<&Name>) -> Family<Labels, Gauge> {
+fn jobs(records: &RecordSet, only: Option<&Name>) -> Family<Labels, Gauge> {
     let jobs: Family<Labels, Gauge> = Family::default();
     let seen = |job: &&Job| only.is_none_or(|tenant| job.pool.tenant == *tenant);
-    for job in world.jobs.values().filter(seen) {
+    for job in records.jobs.values().filter(seen) {
         let mut labels = of_pool(&job.pool);
         labels.push(("state", job.state.to_string()));
         jobs.get_or_create(&labels).inc();

@@ -51,7 +51,7 @@ impl PoolBuilder {
         wanted: BuildPool,
         progress: &UnboundedSender<Progress>,
     ) -> Result<BuildResult> {
-        let pool = self.records.read(|world| world.pool(reference).cloned())?;
+        let pool = self.records.read(|records| records.pool(reference).cloned())?;
         let overrides = match wanted.override_inputs.is_empty() {
             true => pool.override_inputs,
             false => wanted.override_inputs,
@@ -84,7 +84,7 @@ impl PoolBuilder {
 
     /// Cancels the builds of a pool's image that are under way.
     pub fn cancel(&self, reference: &PoolRef) -> Result<()> {
-        self.records.read(|world| world.pool(reference).map(drop))?;
+        self.records.read(|records| records.pool(reference).map(drop))?;
         match self.builds.cancel(reference) {
             true => Ok(()),
             false => Err(Missing::Build(reference.clone()).into()),
@@ -121,8 +121,8 @@ impl PoolBuilder {
         self.images.invalidate();
         let entry = self
             .records
-            .change(|world, changes| {
-                let mut pool = world.pool(reference)?.clone();
+            .change(|records, changes| {
+                let mut pool = records.pool(reference)?.clone();
                 pool.override_inputs = overrides.unwrap_or(pool.override_inputs);
                 let entry = pool.record_build(digest, self.records.clock().wall());
                 changes.put_pool(pool);

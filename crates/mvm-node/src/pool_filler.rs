@@ -60,7 +60,7 @@ impl PoolFiller {
     /// Puts the warm instance that has been idle longest to sleep, before the kernel starts to kill
     /// processes.
     pub(crate) async fn relieve_memory(&self) {
-        let longest = self.records.read(|world| policy::relieve(world.instances.values()));
+        let longest = self.records.read(|records| policy::relieve(records.instances.values()));
         let Some(id) = longest else { return };
         tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
         if let Ok(Some((id, to))) = self.spares.claim(id, State::Sleeping).await {
@@ -138,9 +138,9 @@ impl PoolFiller {
     /// Destroys spares that have failed, and keeps the reason with the pool. The reconciler
     /// replaces them.
     pub(crate) async fn discard_failed(&self, pool: &PoolRef) {
-        let failed: Vec<(InstanceId, String)> = self.records.read(|world| {
-            let Some(record) = world.pools.get(pool) else { return Vec::new() };
-            let failed = reconcile::failed_spares(record, world.of_pool(pool));
+        let failed: Vec<(InstanceId, String)> = self.records.read(|records| {
+            let Some(record) = records.pools.get(pool) else { return Vec::new() };
+            let failed = reconcile::failed_spares(record, records.of_pool(pool));
             failed.iter().map(|i| (i.id, i.reason.clone().unwrap_or_default())).collect()
         });
         for (id, reason) in failed {

@@ -42,8 +42,8 @@ impl PoolRemoval {
         // First no new instances are made, then the existing ones are destroyed, and then the
         // record.
         self.records
-            .change(|world, changes| {
-                let mut pool = world.pool(reference)?.clone();
+            .change(|records, changes| {
+                let mut pool = records.pool(reference)?.clone();
                 pool.desired = None;
                 changes.put_pool(pool);
                 Ok(())
@@ -52,7 +52,7 @@ impl PoolRemoval {
         self.jobs.cancel_of(reference).await?;
         loop {
             let ids: Vec<_> =
-                self.records.read(|world| world.of_pool(reference).map(|i| i.id).collect());
+                self.records.read(|records| records.of_pool(reference).map(|i| i.id).collect());
             if ids.is_empty() {
                 break;
             }
@@ -67,19 +67,19 @@ impl PoolRemoval {
         }
         let jobs = self
             .records
-            .change(|world, changes| {
-                if world.of_pool(reference).next().is_some() {
+            .change(|records, changes| {
+                if records.of_pool(reference).next().is_some() {
                     return Err(PoolError::GotInstance(reference.clone()).into());
                 }
                 let live = |job: &&mvm_model::Job| !job.state.has_ended();
-                if let Some(job) = world.jobs_of(reference).find(live) {
+                if let Some(job) = records.jobs_of(reference).find(live) {
                     return Err(PoolError::GotJob { pool: reference.clone(), job: job.id }.into());
                 }
-                if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
+                if let Some(front) = records.exposes.values().find(|e| e.pool == *reference) {
                     let (pool, listen) = (reference.clone(), front.listen);
                     return Err(PoolError::GotFront { pool, listen }.into());
                 }
-                let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();
+                let jobs: Vec<_> = records.jobs_of(reference).map(|job| job.id).collect();
                 jobs.iter().for_each(|id| changes.remove_job(*id));
                 changes.remove_pool(reference.clone());
                 Ok(jobs)
@@ -94,14 +94,14 @@ impl PoolRemoval {
     pub(crate) async fn drain(&self, pool: &PoolRef) -> Result<bool> {
         let leased = self
             .records
-            .change(|world, changes| {
-                let mut record = world.pool(pool)?.clone();
+            .change(|records, changes| {
+                let mut record = records.pool(pool)?.clone();
                 if record.desired.is_some_and(|counts| counts != Counts::default()) {
                     record.desired = Some(Counts::default());
                     changes.put_pool(record);
                 }
-                let busy = world.jobs_of(pool).any(|job| !job.state.has_ended());
-                Ok(busy || world.of_pool(pool).any(|instance| instance.lease.is_some()))
+                let busy = records.jobs_of(pool).any(|job| !job.state.has_ended());
+                Ok(busy || records.of_pool(pool).any(|instance| instance.lease.is_some()))
             })
             .await?;
         self.wake.notify();

@@ -39,21 +39,26 @@ impl PoolViews {
     }
 
     /// Returns a tenant with its usage.
-    pub(crate) fn tenant(&self, world: &RecordSet, tenant: &Tenant) -> TenantView {
+    pub(crate) fn tenant(&self, records: &RecordSet, tenant: &Tenant) -> TenantView {
         TenantView {
             tenant_id: tenant.name.clone(),
             network: tenant.network.clone(),
             gateway: tenant.network.gateway(),
             bridge: self.links.bridge_name(tenant),
             quotas: tenant.quotas,
-            usage: world.usage(&tenant.name),
+            usage: records.usage(&tenant.name),
             created_at: tenant.created_at,
         }
     }
 
     /// Returns a pool with the numbers of its instances.
-    pub(crate) fn pool(&self, world: &RecordSet, pool: &Pool, shortfalls: &Shortfalls) -> PoolView {
-        let of_pool = || world.of_pool(&pool.reference);
+    pub(crate) fn pool(
+        &self,
+        records: &RecordSet,
+        pool: &Pool,
+        shortfalls: &Shortfalls,
+    ) -> PoolView {
+        let of_pool = || records.of_pool(&pool.reference);
         let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;
         let is_failed = |i: &&Instance| i.lease.is_none() && i.state == State::Failed;
         let failed = of_pool().filter(is_failed).count() as u32;
@@ -90,12 +95,12 @@ impl PoolViews {
     /// Returns all builds of a pool.
     pub(crate) fn revisions(&self, pool: &PoolRef) -> Result<Vec<RevisionView>> {
         let images = self.images.store();
-        self.records.read(|world| {
-            let record = world.pool(pool)?;
+        self.records.read(|records| {
+            let record = records.pool(pool)?;
             let view = |entry: &mvm_model::pool::RevisionEntry| RevisionView {
                 current: record.current == Some(entry.number),
                 present: images.get(&entry.digest.to_string()).is_ok(),
-                instances: world.of_pool(pool).filter(|i| i.revision == entry.digest).count()
+                instances: records.of_pool(pool).filter(|i| i.revision == entry.digest).count()
                     as u32,
                 entry: entry.clone(),
             };

@@ -51,7 +51,8 @@ impl Reconciler {
         if pressed && !freed {
             self.filler.relieve_memory().await;
         }
-        let pools: Vec<PoolRef> = self.records.read(|world| world.pools.keys().cloned().collect());
+        let pools: Vec<PoolRef> =
+            self.records.read(|records| records.pools.keys().cloned().collect());
         for pool in pools {
             // A host that is short of memory gets no more machines.
             let slots = if pressed { 0 } else { self.filler.free_slots() };
@@ -68,9 +69,9 @@ impl Reconciler {
     /// instances.
     fn plan(&self, reference: &PoolRef, slots: usize) -> Vec<Action> {
         let (failures, now) = (self.filler.failures(reference), self.records.clock().now());
-        self.records.read(|world| {
-            let Some(pool) = world.pools.get(reference) else { return Vec::new() };
-            let instances: Vec<_> = world.of_pool(reference).collect();
+        self.records.read(|records| {
+            let Some(pool) = records.pools.get(reference) else { return Vec::new() };
+            let instances: Vec<_> = records.of_pool(reference).collect();
             let idle_since = |id| self.idle.since(id);
             reconcile::next(pool, &instances, failures, slots, idle_since, now)
         })

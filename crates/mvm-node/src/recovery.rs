@@ -55,8 +55,9 @@ impl Startup {
     /// connection was to the last agent, and of templates. A job that goes on keeps its lease, and
     /// a fleet's claims are ended by its coordinator.
     fn end_orphaned_leases(&self) {
-        let orphans: Vec<InstanceId> = self.records.read(|world| {
-            let kept: BTreeSet<InstanceId> = world.jobs.values().filter_map(Job::runs_in).collect();
+        let orphans: Vec<InstanceId> = self.records.read(|records| {
+            let kept: BTreeSet<InstanceId> =
+                records.jobs.values().filter_map(Job::runs_in).collect();
             let orphaned = |i: &&Instance| {
                 i.lease.as_ref().is_some_and(|lease| match lease.purpose {
                     Purpose::Run => !kept.contains(&i.id) && !lease.id.is_claim(),
@@ -64,7 +65,7 @@ impl Startup {
                     Purpose::Manual | Purpose::Expose => false,
                 })
             };
-            world.instances.values().filter(orphaned).map(|i| i.id).collect()
+            records.instances.values().filter(orphaned).map(|i| i.id).collect()
         });
         for id in orphans {
             let leases = self.leases.clone();
@@ -96,7 +97,8 @@ impl Leftovers {
     /// destroyed tenants.
     async fn restore_tenant_dirs(&self) -> Result<()> {
         let root = self.state_dir.clone();
-        let tenants: Vec<Name> = self.records.read(|world| world.tenants.keys().cloned().collect());
+        let tenants: Vec<Name> =
+            self.records.read(|records| records.tenants.keys().cloned().collect());
         blocking(move || {
             for tenant in &tenants {
                 crate::identity::tenant_key(&root, tenant)?;

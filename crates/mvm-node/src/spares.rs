@@ -34,8 +34,8 @@ impl Spares {
         to: State,
     ) -> Result<Option<(InstanceId, State)>> {
         self.records
-            .change(|world, changes| {
-                let mut instance = world.by_id(id)?.clone();
+            .change(|records, changes| {
+                let mut instance = records.by_id(id)?.clone();
                 if instance.lease.is_some() || instance.is_busy() {
                     return Ok(None);
                 }
@@ -50,7 +50,7 @@ impl Spares {
     /// the instance was destroyed.
     pub(crate) async fn clear_goal(&self, id: InstanceId) -> bool {
         let cleared = self.records.update(id, |instance| instance.goal = None).await;
-        let gone = self.records.read(|world| world.by_id(id).is_err());
+        let gone = self.records.read(|records| records.by_id(id).is_err());
         if cleared.is_err() && !gone {
             self.slots.need_check(id);
         }

@@ -59,9 +59,9 @@ impl TemplateMaker {
     /// Makes the template before the reconciler brings up an instance that has nothing of its own.
     /// If quota or subnet have no room for that, the instance is booted instead.
     pub(crate) async fn ensure(&self, id: InstanceId) -> Result<()> {
-        let pool = self.records.read(|world| {
-            let instance = world.by_id(id).ok()?;
-            let pool = world.pool(&instance.pool).ok()?;
+        let pool = self.records.read(|records| {
+            let instance = records.by_id(id).ok()?;
+            let pool = records.pool(&instance.pool).ok()?;
             let current = pool.current_revision()?.digest == instance.revision;
             (current && instance.is_blank() && pool.shapes(instance))
                 .then(|| pool.reference.clone())
@@ -82,7 +82,7 @@ impl TemplateMaker {
         let turn = self.lock_of(reference);
         let _turn = turn.lock().await;
         self.templates.settled().await;
-        let pool = self.records.read(|world| world.pool(reference).cloned())?;
+        let pool = self.records.read(|records| records.pool(reference).cloned())?;
         self.templates.end_renewal(&pool).await?;
         if pool.current_revision().is_none() || self.templates.of_pool(&pool).is_some() {
             return Ok(());
@@ -175,7 +175,7 @@ impl TemplateMaker {
 
     /// Starts to renew the templates that were given up, in every pool, and those of these pools.
     fn renew(self: &Arc<Self>, superseded: &BTreeSet<PoolRef>) {
-        let pools: Vec<PoolRef> = self.records.read(|world| {
+        let pools: Vec<PoolRef> = self.records.read(|records| {
             let lacks = |pool: &&Pool| {
                 superseded.contains(&pool.reference)
                     || self
@@ -183,7 +183,7 @@ impl TemplateMaker {
                         .key_of_pool(pool)
                         .is_some_and(|key| self.templates.to_be_renewed(&key).is_some())
             };
-            world.pools.values().filter(lacks).map(|pool| pool.reference.clone()).collect()
+            records.pools.values().filter(lacks).map(|pool| pool.reference.clone()).collect()
         });
         for pool in pools {
             let due = self.records.clock().now() >= self.health.of(&pool).failures.retry_at();

@@ -41,7 +41,7 @@ impl Tenants {
             quotas: wanted.quotas,
             created_at: self.records.clock().wall(),
         };
-        let known = self.records.read(|world| world.tenants.get(&tenant.name).cloned());
+        let known = self.records.read(|records| records.tenants.get(&tenant.name).cloned());
         if let Some(known) = known {
             if known.network.is_same(&tenant.network) && known.quotas == tenant.quotas {
                 return Ok(());
@@ -57,8 +57,8 @@ impl Tenants {
             return Err(PoolError::SubnetTaken { subnet, by }.into());
         }
         let recorded = async {
-            let put = self.records.change(|world, changes| {
-                for other in world.tenants.values() {
+            let put = self.records.change(|records, changes| {
+                for other in records.tenants.values() {
                     if let Some(fault) = tenant.network.conflicts_with(&other.network) {
                         let message = format!("{} (tenant {})", fault.message, other.name);
                         return Err(Fault { message, ..fault }.into());
@@ -77,8 +77,8 @@ impl Tenants {
     /// Changes quotas. A quota below the present use only keeps the use from growing.
     pub async fn update(&self, name: &Name, patch: QuotaPatch) -> Result<()> {
         self.records
-            .change(|world, changes| {
-                let mut tenant = world.tenant(name)?.clone();
+            .change(|records, changes| {
+                let mut tenant = records.tenant(name)?.clone();
                 tenant.quotas = patch.apply(tenant.quotas);
                 changes.put_tenant(tenant);
                 Ok(())
@@ -92,10 +92,10 @@ impl Tenants {
     pub async fn destroy(&self, name: &Name) -> Result<()> {
         let tenant = self
             .records
-            .change(|world, changes| {
-                let tenant = world.tenant(name)?.clone();
+            .change(|records, changes| {
+                let tenant = records.tenant(name)?.clone();
                 let pools: Vec<_> =
-                    world.pools.keys().filter(|p| p.tenant == *name).cloned().collect();
+                    records.pools.keys().filter(|p| p.tenant == *name).cloned().collect();
                 if !pools.is_empty() {
                     return Err(PoolError::TenantHasPools { tenant: tenant.name, pools }.into());
                 }

@@ -55,7 +55,7 @@ impl GuestMachine {
         value
     }
 
-    /// Returns a number that no other machine of this world ever has.
+    /// Returns a number that no other machine of this simulation ever has.
     pub fn number(&self) -> u64 {
         self.state.identity.start_time
     }

@@ -59,8 +59,8 @@ impl Base {
     pub async fn open(parts: &AgentParts, clock: Clock) -> Result<Base> {
         let records = Arc::new(Records::open(parts.store.clone(), clock.clone()).await?);
         let audit = Arc::new(Audit::open(parts.state_dir.audit(), clock)?);
-        records.read(|world| {
-            audit.retire_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))
+        records.read(|records| {
+            audit.retire_all_but(|log| records.tenants.keys().any(|name| name.as_str() == log))
         })?;
         let auditor = Arc::new(Auditor::new(audit.clone(), records.clone()));
         let (slots, wake) = (Arc::default(), Wake::default());

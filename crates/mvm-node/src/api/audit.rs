@@ -224,10 +224,10 @@ fn describe(
     let of_lease = |i: &&Instance| i.lease.as_ref().is_some_and(|l| Some(l.id) == lease_id);
     let lease = match noun {
         "lease" => {
-            agent.base.records.read(|world| world.instances.values().find(of_lease).cloned())
+            agent.base.records.read(|records| records.instances.values().find(of_lease).cloned())
         }
         "instance" => match id.and_then(|id| id.parse().ok()) {
-            Some(id) => agent.base.records.read(|world| world.instances.get(&id).cloned()),
+            Some(id) => agent.base.records.read(|records| records.instances.get(&id).cloned()),
             None => None,
         },
         _ => None,
@@ -235,7 +235,8 @@ fn describe(
     if noun == "job" {
         entry.job = id.map(bounded);
         if let Some(id) = id.and_then(|id| id.parse().ok()) {
-            let of_job = |world: &RecordSet| world.jobs.get(&id).map(|job| job.pool.tenant.clone());
+            let of_job =
+                |records: &RecordSet| records.jobs.get(&id).map(|job| job.pool.tenant.clone());
             tenant = agent.base.records.read(of_job).or(tenant);
         }
     }

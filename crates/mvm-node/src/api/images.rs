@@ -65,8 +65,8 @@ pub async fn kernel_remove(State(agent): Shared, Path(kernel): Path<String>) -> 
     let removed = agent
         .base
         .records
-        .change(|world, _| {
-            let mut pools = world.pools.values();
+        .change(|records, _| {
+            let mut pools = records.pools.values();
             let needs = |pool: &&Pool| match &pool.kernel {
                 Some(named) => *named == kernel.digest,
                 None => last,
@@ -107,9 +107,9 @@ fn kernel_view(kernel: &KernelInfo) -> KernelView {
 
 pub async fn list(State(agent): Shared, Asked { page, .. }: Asked) -> Listing<ImageView> {
     let images = agent.supplies.image_store.list()?;
-    let views = agent.base.records.read(|world| {
+    let views = agent.base.records.read(|records| {
         let view = |image: &mvm_image::Revision| ImageView {
-            pools: world
+            pools: records
                 .pools
                 .values()
                 .filter(|pool| pool.revisions.iter().any(|r| r.digest == image.digest))
@@ -150,10 +150,10 @@ async fn in_use(agent: &Agent) -> BTreeSet<Digest> {
     agent
         .base
         .records
-        .alone(|world| {
+        .alone(|records| {
             let mut digests: BTreeSet<Digest> =
-                world.instances.values().map(|instance| instance.revision).collect();
-            for pool in world.pools.values() {
+                records.instances.values().map(|instance| instance.revision).collect();
+            for pool in records.pools.values() {
                 let current = pool.current.unwrap_or(0);
                 let previous = pool.revisions.iter().rfind(|r| r.number < current);
                 let kept = pool.revisions.iter().filter(|r| r.number == current).chain(previous);

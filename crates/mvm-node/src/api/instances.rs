@@ -34,12 +34,12 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<InstanceFilter>,
 ) -> Listing<InstanceView> {
-    let references = agent.base.records.read(|world| {
+    let references = agent.base.records.read(|records| {
         let wanted = |i: &&mvm_model::Instance| {
             let tenant = &i.pool.tenant;
             peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
         };
-        page.of(world.instances.values().filter(wanted).map(|i| i.reference()))
+        page.of(records.instances.values().filter(wanted).map(|i| i.reference()))
     });
     Ok(show_all(&agent, references))
 }
@@ -50,9 +50,9 @@ pub async fn list_of_pool(
     Asked { page, .. }: Asked,
 ) -> Listing<InstanceView> {
     let pool = pool_reference(at)?;
-    let references = agent.base.records.read(|world| {
-        world.pool(&pool)?;
-        Ok::<_, Error>(page.of(world.of_pool(&pool).map(|i| i.reference())))
+    let references = agent.base.records.read(|records| {
+        records.pool(&pool)?;
+        Ok::<_, Error>(page.of(records.of_pool(&pool).map(|i| i.reference())))
     })?;
     Ok(show_all(&agent, references))
 }
@@ -96,7 +96,7 @@ pub async fn create(
 pub async fn destroy(State(agent): Shared, Path(at): InInstance) -> Answer<Done> {
     let reference = reference(at)?;
     detached(async move {
-        agent.base.records.read(|world| world.instance(&reference).map(|_| ()))?;
+        agent.base.records.read(|records| records.instance(&reference).map(|_| ()))?;
         agent.lifecycle.instances.destroy(reference.id, &Actor::Force).await
     })
     .await?;
@@ -171,7 +171,7 @@ async fn hold(
     from: &[InstanceState],
     verb: &'static str,
 ) -> Answer<Moved> {
-    let state = agent.base.records.read(|world| world.instance(&reference).map(|i| i.state))?;
+    let state = agent.base.records.read(|records| records.instance(&reference).map(|i| i.state))?;
     if !from.contains(&state) {
         return Err(MachineError::WrongWay { verb, reference, state }.into());
     }
@@ -193,7 +193,8 @@ async fn put(
     holder: String,
 ) -> Answer<Moved> {
     let moved = detached(async move {
-        let state = agent.base.records.read(|world| world.instance(&reference).map(|i| i.state))?;
+        let state =
+            agent.base.records.read(|records| records.instance(&reference).map(|i| i.state))?;
         if state != to {
             state.check(to)?;
         }
@@ -229,7 +230,7 @@ pub async fn ssh(
     Path(at): InInstance,
 ) -> Answer<SshAccess> {
     let reference = reference(at)?;
-    let instance = agent.base.records.read(|world| world.instance(&reference).cloned())?;
+    let instance = agent.base.records.read(|records| records.instance(&reference).cloned())?;
     let root = &agent.base.state_dir;
     let files = root.files(instance.id);
     if !files.known_hosts().exists() {
@@ -262,7 +263,7 @@ pub async fn logs(
     Query(options): Query<Follow>,
 ) -> Result<HttpBody, Refusal> {
     let reference = reference(at)?;
-    agent.base.records.read(|world| world.instance(&reference).map(|_| ()))?;
+    agent.base.records.read(|records| records.instance(&reference).map(|_| ()))?;
     let path = agent.base.state_dir.files(reference.id).console();
     let file = match tokio::fs::File::open(&path).await {
         Ok(file) => file,

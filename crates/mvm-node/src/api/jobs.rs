@@ -140,7 +140,7 @@ pub async fn artifact(
     Path((id, index)): Path<(String, usize)>,
 ) -> Result<HttpBody, Refusal> {
     let id = agent.work.jobs.visible_to(&peer, &id)?;
-    let job = agent.base.records.read(|world| world.job(id).cloned())?;
+    let job = agent.base.records.read(|records| records.job(id).cloned())?;
     let known = job.artifacts.get(index).filter(|artifact| artifact.bytes.is_some());
     if known.is_none() {
         return Err(Missing::Artifact { job: id, index }.into());

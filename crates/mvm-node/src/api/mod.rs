@@ -155,9 +155,9 @@ async fn agent(State(agent): Shared) -> Json<AgentInfo> {
         simulated: driver.simulated,
         netns: agent.process.netns.clone(),
         started_at: agent.base.records.clock().wall_of(agent.process.started_at),
-        instances: agent.base.records.read(|world| world.instances.len()),
+        instances: agent.base.records.read(|records| records.instances.len()),
         capacity: agent.supplies.host.capacity(),
-        shortfalls: agent.base.records.read(|world| shortfalls.with(world)).all(),
+        shortfalls: agent.base.records.read(|records| shortfalls.with(records)).all(),
         desired: agent.steering.desired.status(),
     })
 }

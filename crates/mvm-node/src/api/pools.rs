@@ -32,10 +32,10 @@ pub async fn list(
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
     let shortfalls = agent.supplies.host.shortfalls();
-    let views = agent.base.records.read(|world| {
-        let shortfalls = shortfalls.with(world);
-        let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
-        page.of(seen.map(|pool| agent.views.pools.pool(world, pool, &shortfalls)))
+    let views = agent.base.records.read(|records| {
+        let shortfalls = shortfalls.with(records);
+        let seen = records.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
+        page.of(seen.map(|pool| agent.views.pools.pool(records, pool, &shortfalls)))
     });
     Ok(views)
 }
@@ -47,12 +47,12 @@ pub async fn list_of_tenant(
 ) -> Listing<PoolView> {
     let tenant: Name = tenant.parse()?;
     let shortfalls = agent.supplies.host.shortfalls();
-    let views = agent.base.records.read(|world| {
-        world.tenant(&tenant)?;
-        let shortfalls = shortfalls.with(world);
-        let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
+    let views = agent.base.records.read(|records| {
+        records.tenant(&tenant)?;
+        let shortfalls = shortfalls.with(records);
+        let pools = records.pools.values().filter(|pool| pool.reference.tenant == tenant);
         Ok::<_, crate::Error>(
-            page.of(pools.map(|pool| agent.views.pools.pool(world, pool, &shortfalls))),
+            page.of(pools.map(|pool| agent.views.pools.pool(records, pool, &shortfalls))),
         )
     })?;
     Ok(views)
@@ -61,9 +61,9 @@ pub async fn list_of_tenant(
 pub async fn show(State(agent): Shared, Path(at): InPool) -> Answer<PoolView> {
     let pool = reference(at)?;
     let shortfalls = agent.supplies.host.shortfalls();
-    let view = agent.base.records.read(|world| {
-        let shortfalls = shortfalls.with(world);
-        world.pool(&pool).map(|pool| agent.views.pools.pool(world, pool, &shortfalls))
+    let view = agent.base.records.read(|records| {
+        let shortfalls = shortfalls.with(records);
+        records.pool(&pool).map(|pool| agent.views.pools.pool(records, pool, &shortfalls))
     });
     Ok(Json(view?))
 }
@@ -124,7 +124,7 @@ pub async fn build(
     Body(body): Body<BuildPool>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
     let pool = reference(at)?;
-    agent.base.records.read(|world| world.pool(&pool).map(|_| ()))?;
+    agent.base.records.read(|records| records.pool(&pool).map(|_| ()))?;
     Ok(progress(
         move |progress| async move { agent.pools.builder.build(&pool, body, &progress).await },
     ))

@@ -74,8 +74,8 @@ pub async fn guest(
         let _session = session;
         let Ok(upgraded) = upgrade.await else { return };
         let (target, tenant) = (reference.to_string(), &reference.pool.tenant);
-        let lease = agent.base.records.read(|world| {
-            let instance = world.instances.get(&reference.id)?;
+        let lease = agent.base.records.read(|records| {
+            let instance = records.instances.get(&reference.id)?;
             Some(instance.lease.as_ref()?.id.to_string())
         });
         let entry = Entry { actor, target, lease, ..Entry::default() };
@@ -94,7 +94,7 @@ async fn ensure_awake(
     reference: &InstanceRef,
     request: &LeaseRequest,
 ) -> crate::Result<()> {
-    let instance = agent.base.records.read(|world| world.instance(reference).cloned())?;
+    let instance = agent.base.records.read(|records| records.instance(reference).cloned())?;
     match instance.state {
         InstanceState::Running
             if instance.intent.is_none()

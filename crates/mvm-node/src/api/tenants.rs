@@ -12,9 +12,9 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<TenantView> {
-    let views = agent.base.records.read(|world| {
-        let seen = world.tenants.values().filter(|tenant| peer.sees(&tenant.name));
-        page.of(seen.map(|tenant| agent.views.pools.tenant(world, tenant)))
+    let views = agent.base.records.read(|records| {
+        let seen = records.tenants.values().filter(|tenant| peer.sees(&tenant.name));
+        page.of(seen.map(|tenant| agent.views.pools.tenant(records, tenant)))
     });
     Ok(views)
 }
@@ -24,7 +24,7 @@ pub async fn show(State(agent): Shared, Path(name): Path<String>) -> Answer<Tena
     let view = agent
         .base
         .records
-        .read(|world| world.tenant(&name).map(|t| agent.views.pools.tenant(world, t)))?;
+        .read(|records| records.tenant(&name).map(|t| agent.views.pools.tenant(records, t)))?;
     Ok(Json(view))
 }
 

@@ -225,7 +225,7 @@ impl Auditor {
     /// accepted job runs even if the log cannot be written.
     pub(crate) fn begin_job(&self, id: JobId, instance: &Instance) -> Option<Act> {
         let about = |job: &Job| (job.holder.clone(), job.spec.argv.first().map(|p| bounded(p)));
-        let (actor, program) = self.records.read(|world| world.jobs.get(&id).map(about))?;
+        let (actor, program) = self.records.read(|records| records.jobs.get(&id).map(about))?;
         let entry = Entry {
             actor,
             verb: "job.run".to_owned(),
@@ -278,7 +278,7 @@ impl Auditor {
     ) -> Result<T> {
         let about =
             |i: &Instance| (i.reference(), i.lease.as_ref().map(|lease| lease.id.to_string()));
-        let about = self.records.read(|world| world.instances.get(&instance).map(about));
+        let about = self.records.read(|records| records.instances.get(&instance).map(about));
         match about {
             Some((reference, lease)) => {
                 let InstanceRef { pool, .. } = &reference;
@@ -291,6 +291,6 @@ impl Auditor {
     /// Returns the tenant if it exists, so that a call with an unknown name does not begin a log.
     pub(crate) fn known_tenant(&self, tenant: Option<&Name>) -> Option<Name> {
         let tenant = tenant?;
-        self.records.read(|world| world.tenants.contains_key(tenant)).then(|| tenant.clone())
+        self.records.read(|records| records.tenants.contains_key(tenant)).then(|| tenant.clone())
     }
 }

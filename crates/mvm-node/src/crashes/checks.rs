@@ -25,14 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn faults(agent: &Arc<Agent>, host: &Host) -> Vec<String> {
     let began = Instant::now();
     loop {
-        let world = agent.base.records.read(RecordSet::clone);
-        let faults = faults_of(agent, world.clone(), host).await;
+        let records = agent.base.records.read(RecordSet::clone);
+        let faults = faults_of(agent, records.clone(), host).await;
         let moves = agent
             .base
             .records
-            .read(|now| (&now.instances, &now.pools) != (&world.instances, &world.pools));
+            .read(|now| (&now.instances, &now.pools) != (&records.instances, &records.pools));
         let moves =
-            moves || world.instances.values().any(|i| has_died(agent, i) || is_held(agent, i));
+            moves || records.instances.values().any(|i| has_died(agent, i) || is_held(agent, i));
         if faults.is_empty() || !moves || began.elapsed() > PATIENCE {
             return faults;
         }
@@ -55,25 +55,25 @@ fn is_held(agent: &Agent, instance: &Instance) -> bool {
     agent.base.slots.of(instance.id).gate.try_lock().is_err()
 }
 
-async fn faults_of(agent: &Arc<Agent>, world: RecordSet, host: &Host) -> Vec<String> {
+async fn faults_of(agent: &Arc<Agent>, records: RecordSet, host: &Host) -> Vec<String> {
     let mut faults = Vec::new();
-    records(agent, &world, &mut faults).await;
-    machines(agent, &world, host, &mut faults).await;
-    links(agent, &world, &mut faults).await;
-    files(agent, &world, &mut faults);
-    events(agent, &world, &mut faults).await;
-    faults.extend(queue::faults(agent, &world));
+    consistency(agent, &records, &mut faults).await;
+    machines(agent, &records, host, &mut faults).await;
+    links(agent, &records, &mut faults).await;
+    files(agent, &records, &mut faults);
+    events(agent, &records, &mut faults).await;
+    faults.extend(queue::faults(agent, &records));
     faults
 }
 
 /// Checks that the records in memory equal those on disk, are consistent, and respect the quotas.
-async fn records(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
+async fn consistency(agent: &Agent, records: &RecordSet, faults: &mut Vec<String>) {
     let kept = RecordSet::load(agent.base.records.store().as_ref()).await.expect("records");
-    if kept.instances != world.instances || kept.pools != world.pools {
+    if kept.instances != records.instances || kept.pools != records.pools {
         faults.push("the records in memory are not those on disk".to_owned());
     }
-    for (name, tenant) in &world.tenants {
-        let (usage, quotas) = (world.usage(name), tenant.quotas);
+    for (name, tenant) in &records.tenants {
+        let (usage, quotas) = (records.usage(name), tenant.quotas);
         let within = usage.vcpus <= quotas.max_vcpus
             && usage.mem_mib <= quotas.max_mem_mib
             && usage.running <= quotas.max_running
@@ -83,12 +83,12 @@ async fn records(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
         if !within {
             faults.push(format!("tenant {name} uses {usage:?}"));
         }
-        if world.addresses(name).len() != world.of_tenant(name).count() {
+        if records.addresses(name).len() != records.of_tenant(name).count() {
             faults.push(format!("two instances of {name} have one address"));
         }
     }
-    for instance in world.instances.values() {
-        if !world.pools.contains_key(&instance.pool) {
+    for instance in records.instances.values() {
+        if !records.pools.contains_key(&instance.pool) {
             faults.push(format!("{} has no pool", instance.id));
         }
         if (instance.state == State::Failed) != instance.reason.is_some() {
@@ -98,21 +98,21 @@ async fn records(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
             faults.push(format!("{} is busy: {instance:?}", instance.id));
         }
     }
-    for pool in world.pools.keys().filter(|pool| !world.tenants.contains_key(&pool.tenant)) {
+    for pool in records.pools.keys().filter(|pool| !records.tenants.contains_key(&pool.tenant)) {
         faults.push(format!("pool {pool} has no tenant"));
     }
 }
 
 /// Checks that every instance that needs a machine has one, in the right state and in its slot, and
 /// that there is no other machine.
-async fn machines(agent: &Agent, world: &RecordSet, host: &Host, faults: &mut Vec<String>) {
+async fn machines(agent: &Agent, records: &RecordSet, host: &Host, faults: &mut Vec<String>) {
     let root = &agent.base.state_dir;
     let sim = host.machines();
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     for process in sim.find(&root.marker_prefix()).expect("machines") {
         *found.entry(process.marker).or_default() += 1;
     }
-    for instance in world.instances.values() {
+    for instance in records.instances.values() {
         let marker = root.marker(instance.id);
         let slot = agent.base.slots.of(instance.id);
         let live = slot.gate.lock().await;
@@ -140,15 +140,15 @@ async fn machines(agent: &Agent, world: &RecordSet, host: &Host, faults: &mut Ve
 
 /// Checks that every tenant has a bridge and every live machine a tap, and that no other links
 /// exist.
-async fn links(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
+async fn links(agent: &Agent, records: &RecordSet, faults: &mut Vec<String>) {
     let links = agent.supplies.links.network().list().await.expect("links");
     let mut names: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
-    for tenant in world.tenants.values() {
+    for tenant in records.tenants.values() {
         if !names.remove(&agent.supplies.links.bridge_name(tenant)) {
             faults.push(format!("tenant {} has no bridge", tenant.name));
         }
     }
-    for instance in world.instances.values() {
+    for instance in records.instances.values() {
         let has = names.remove(&agent.supplies.links.tap_name(instance));
         if !has && instance.state.has_process() {
             faults.push(format!("{} is {} without a tap", instance.id, instance.state));
@@ -164,10 +164,10 @@ pub fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 /// Checks that directories, disks, memory, snapshots and templates are those of the records.
-fn files(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
+fn files(agent: &Agent, records: &RecordSet, faults: &mut Vec<String>) {
     let root = &agent.base.state_dir;
     let mut dirs = names(&root.instances());
-    for instance in world.instances.values() {
+    for instance in records.instances.values() {
         let known = dirs.remove(&instance.id.to_string());
         let have = names(&root.files(instance.id).dir);
         if let Some(fault) = files_of(instance, known, &have) {
@@ -175,18 +175,18 @@ fn files(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
         }
     }
     faults.extend(dirs.iter().map(|name| format!("directory {name} is nobody's")));
-    let tenants: BTreeSet<String> = world.tenants.keys().map(ToString::to_string).collect();
+    let tenants: BTreeSet<String> = records.tenants.keys().map(ToString::to_string).collect();
     let kept = names(&root.tenants());
     if kept != tenants {
         faults.push(format!("directories of tenants {kept:?}, tenants {tenants:?}"));
     }
-    for tenant in world.tenants.keys() {
+    for tenant in records.tenants.keys() {
         let have = names(&root.tenant(tenant));
         if have != BTreeSet::from(["ssh_key".to_owned()]) {
             faults.push(format!("tenant {tenant} has {have:?}"));
         }
     }
-    templates(agent, world, faults);
+    templates(agent, records, faults);
 }
 
 fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option<&'static str> {
@@ -218,7 +218,7 @@ fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option
 }
 
 /// Checks that templates are complete, and are those that pools and clones need.
-fn templates(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
+fn templates(agent: &Agent, records: &RecordSet, faults: &mut Vec<String>) {
     let dir = agent.base.state_dir.templates();
     let have = names(&dir);
     for name in &have {
@@ -230,13 +230,13 @@ fn templates(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
         }
     }
     let needed: BTreeSet<String> =
-        world.instances.values().filter_map(|i| i.template.clone()).collect();
+        records.instances.values().filter_map(|i| i.template.clone()).collect();
     if !needed.is_subset(&have) {
         faults.push(format!("templates {have:?}, needed {needed:?}"));
     }
-    let of_pools = world.pools.values().filter_map(|pool| agent.supplies.templates.of_pool(pool));
+    let of_pools = records.pools.values().filter_map(|pool| agent.supplies.templates.of_pool(pool));
     let known: BTreeSet<String> = of_pools.map(|template| template.key).chain(needed).collect();
-    let dormant = world.instances.values().any(|i| i.dormant);
+    let dormant = records.instances.values().any(|i| i.dormant);
     if !dormant && !have.is_subset(&known) {
         faults.push(format!("templates {have:?}, known {known:?}"));
     }
@@ -244,7 +244,7 @@ fn templates(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
 
 /// Checks that the events are numbered without a gap, and that those of each instance are a
 /// sequence of transitions that ends in the recorded state.
-async fn events(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
+async fn events(agent: &Agent, records: &RecordSet, faults: &mut Vec<String>) {
     let events: Vec<Event> = agent.base.records.events_after(0).await.expect("events");
     let mut states: BTreeMap<String, State> = BTreeMap::new();
     for (event, id) in events.iter().zip(1..) {
@@ -255,7 +255,7 @@ async fn events(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
         }
     }
     states.retain(|_, state| *state != State::Destroyed);
-    let recorded = world.instances.values().map(|i| (i.reference().to_string(), i.state));
+    let recorded = records.instances.values().map(|i| (i.reference().to_string(), i.state));
     if states != recorded.collect() {
         faults.push(format!("events tell of {states:?}"));
     }

@@ -215,7 +215,7 @@ async fn abandoned_claim(agent: &Arc<Agent>) -> Result<()> {
     let mut changes = agent.base.records.subscribe();
     agent.advance(HOLD);
     agent.work.leases.expire().await;
-    while agent.base.records.read(|world| leased(world, id).is_ok()) {
+    while agent.base.records.read(|records| leased(records, id).is_ok()) {
         let _ = changes.changed().await;
     }
     Ok(())
@@ -464,11 +464,13 @@ pub async fn disable_lingering(agent: &Arc<Agent>) -> Result<()> {
 
 /// Records what `pool build` records once the image is built.
 pub async fn build(agent: &Arc<Agent>, reference: &PoolRef, digest: Digest) -> Result<()> {
-    let records = &agent.base.records;
-    records
-        .change(|world, changes| {
-            let mut pool = world.pool(reference)?.clone();
-            pool.record_build(digest, records.clock().now());
+    let now = agent.base.records.clock().now();
+    agent
+        .base
+        .records
+        .change(|records, changes| {
+            let mut pool = records.pool(reference)?.clone();
+            pool.record_build(digest, now);
             changes.put_pool(pool);
             Ok(())
         })
@@ -496,7 +498,7 @@ pub async fn instance(agent: &Arc<Agent>, state: State) -> Result<()> {
 }
 
 pub fn only(agent: &Arc<Agent>) -> Result<Instance> {
-    let found = agent.base.records.read(|world| world.instances.values().next().cloned());
+    let found = agent.base.records.read(|records| records.instances.values().next().cloned());
     found.ok_or_else(|| Missing::InstanceId(InstanceId::from_number(0)).into())
 }
 
@@ -507,7 +509,8 @@ async fn bring_only(agent: &Arc<Agent>, to: State) -> Result<()> {
         agent.lifecycle.instances.transition_to(instance.id, State::Running, &Actor::Force).await?;
     }
     agent.lifecycle.instances.transition_to(instance.id, to, &Actor::Force).await?;
-    let now = agent.base.records.read(|world| world.instances.get(&instance.id).map(|i| i.state));
+    let now =
+        agent.base.records.read(|records| records.instances.get(&instance.id).map(|i| i.state));
     assert_eq!(now.unwrap_or(State::Destroyed), to);
     Ok(())
 }
@@ -531,7 +534,7 @@ pub async fn claim(agent: &Arc<Agent>) -> Result<()> {
 
 /// Truncates the snapshot of the pool's template.
 pub fn damage_template(agent: &Arc<Agent>) {
-    let pool = agent.base.records.read(|world| world.pools[&runners()].clone());
+    let pool = agent.base.records.read(|records| records.pools[&runners()].clone());
     let template = agent.supplies.templates.of_pool(&pool).expect("a template");
     std::fs::write(template.files.snapshot(), "").expect("written");
 }

@@ -102,7 +102,9 @@ async fn with_files(agent: Arc<Agent>) -> Result<()> {
 async fn canceled(agent: Arc<Agent>) -> Result<()> {
     let spec = spec(&format!("echo {RAN}; sleep 1"));
     let id = agent.work.jobs.create(&runners(), wanted(spec, false), holder()).await?.job_id;
-    while agent.base.records.read(|world| world.job(id).map(|job| job.state))? < JobState::Running {
+    while agent.base.records.read(|records| records.job(id).map(|job| job.state))?
+        < JobState::Running
+    {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     agent.work.jobs.cancel(id, "a test says so").await?;
@@ -151,8 +153,8 @@ pub fn inputs() -> Vec<u8> {
 
 /// Returns a job that has not ended, if there is one. Advances the clock where only time would end
 /// the wait.
-pub async fn unfinished_work(agent: &Agent, world: &RecordSet) -> Option<String> {
-    let job = world.jobs.values().find(|job| !job.state.has_ended())?;
+pub async fn unfinished_work(agent: &Agent, records: &RecordSet) -> Option<String> {
+    let job = records.jobs.values().find(|job| !job.state.has_ended())?;
     if job.state == JobState::Preparing {
         // The client that submitted the job is gone.
         agent.advance(PREPARING);
@@ -166,10 +168,10 @@ pub async fn unfinished_work(agent: &Agent, world: &RecordSet) -> Option<String>
 
 /// Checks that each job has ended, has run at most once per attempt, and has its files and no
 /// others.
-pub fn faults(agent: &Agent, world: &RecordSet) -> Vec<String> {
+pub fn faults(agent: &Agent, records: &RecordSet) -> Vec<String> {
     let mut faults = Vec::new();
     let mut known: BTreeSet<String> = BTreeSet::new();
-    for job in world.jobs.values() {
+    for job in records.jobs.values() {
         known.insert(job.id.to_string());
         faults.extend(of_job(agent, job).into_iter().map(|fault| format!("{fault}: {job:?}")));
     }

@@ -50,7 +50,7 @@ fn a_warm_instance_is_leased_and_runs_by_one_record() {
             let leases = leases.clone();
             async move { leases.claim(&runners(), &request(Purpose::Run)).await }
         });
-        let leased = || agent.base.records.read(|world| world.instances[&id].lease.is_some());
+        let leased = || agent.base.records.read(|records| records.instances[&id].lease.is_some());
         while !leased() {
             tokio::task::yield_now().await;
         }

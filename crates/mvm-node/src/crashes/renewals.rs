@@ -30,7 +30,10 @@ async fn next_way_without_template(agent: &Arc<Agent>) -> Option<WayUp> {
 }
 
 fn renewal(agent: &Arc<Agent>) -> Option<Renewal> {
-    agent.base.records.read(|world| agent.supplies.templates.renewal_of(&world.pools[&runners()]))
+    agent
+        .base
+        .records
+        .read(|records| agent.supplies.templates.renewal_of(&records.pools[&runners()]))
 }
 
 /// Checks that the pool's template is renewed, and that view, event and metric say why.
@@ -136,7 +139,7 @@ fn a_template_is_given_up_in_one_step() {
         let (maker, runners) = (&agent.pools.template_maker, runners());
         for _ in 0..5 {
             maker.ensure_of(&runners).await.expect("a template");
-            let pool = agent.base.records.read(|world| world.pools[&runners].clone());
+            let pool = agent.base.records.read(|records| records.pools[&runners].clone());
             let template = agent.supplies.templates.of_pool(&pool).expect("a template");
             let dir = &template.files.dir;
             let made = dir.join("template.json");

@@ -97,16 +97,16 @@ pub async fn wait_until_idle(agent: &Arc<Agent>) -> Outcome<()> {
 
 /// Returns what is under way or due. Advances the clock over back-off.
 async fn unfinished_work(agent: &Arc<Agent>) -> Option<String> {
-    let world = agent.base.records.read(RecordSet::clone);
-    if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
+    let records = agent.base.records.read(RecordSet::clone);
+    if let Some(instance) = records.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
     }
     if let Some(instance) =
-        world.instances.values().find(|instance| checks::has_died(agent, instance))
+        records.instances.values().find(|instance| checks::has_died(agent, instance))
     {
         return Some(format!("its machine has ended, which is not recorded yet: {instance:?}"));
     }
-    if let Some(why) = queue::unfinished_work(agent, &world).await {
+    if let Some(why) = queue::unfinished_work(agent, &records).await {
         return Some(why);
     }
     let overstayed = agent.lifecycle.lingering.overstayed();
@@ -115,20 +115,20 @@ async fn unfinished_work(agent: &Arc<Agent>) -> Option<String> {
     }
     // No client is left that could hold a job's lease.
     let held = |i: &&Instance| i.lease.as_ref().is_some_and(|l| l.purpose != Purpose::Manual);
-    if let Some(instance) = world.instances.values().find(held) {
+    if let Some(instance) = records.instances.values().find(held) {
         // A lease whose end has failed ends at a later try.
         agent.advance(std::time::Duration::from_secs(60));
         return Some(format!("{instance:?}"));
     }
-    if let Some(in_force) = &world.desired {
+    if let Some(in_force) = &records.desired {
         agent.steering.desired.forget_failures();
         return Some(format!(
             "a document: {:?}",
             agent.steering.desired.steps(&in_force.document, in_force.prune)
         ));
     }
-    for pool in world.pools.values() {
-        let instances: Vec<_> = world.of_pool(&pool.reference).collect();
+    for pool in records.pools.values() {
+        let instances: Vec<_> = records.of_pool(&pool.reference).collect();
         let failures = agent.pools.health.of(&pool.reference).failures;
         let clock = agent.base.records.clock();
         agent.advance(failures.retry_at().since(clock.now()));
@@ -203,9 +203,9 @@ impl Aftermath<'_> {
     }
 
     /// Checks that every running guest answers and has its memory.
-    async fn guests(&self, world: &RecordSet) -> Vec<String> {
+    async fn guests(&self, records: &RecordSet) -> Vec<String> {
         let mut faults = Vec::new();
-        for instance in world.instances.values().filter(|i| i.state == State::Running) {
+        for instance in records.instances.values().filter(|i| i.state == State::Running) {
             match read(self.agent, instance.id, MARK).await {
                 Err(error) => faults.push(format!("{} does not answer: {error}", instance.id)),
                 Ok(text) if self.operation.marked && text != "mine\n" => {

@@ -146,7 +146,7 @@ fn run(
 /// Destroys every instance, each within [`HANGS`].
 async fn destroy_all(agent: &Arc<Agent>) -> Outcome<()> {
     let ids: Vec<InstanceId> =
-        agent.base.records.read(|world| world.instances.keys().copied().collect());
+        agent.base.records.read(|records| records.instances.keys().copied().collect());
     for id in ids {
         match tokio::time::timeout(HANGS, agent.lifecycle.instances.destroy(id, &Actor::Force))
             .await

@@ -52,7 +52,7 @@ fn nobody_gets_a_machine_whose_walls_are_gone() {
             instance(&agent, state).await?;
         }
         let mut made: Vec<_> =
-            agent.base.records.read(|world| world.instances.values().map(|i| i.id).collect());
+            agent.base.records.read(|records| records.instances.values().map(|i| i.id).collect());
         while let Some(id) = made.pop() {
             nft(FLUSH);
             agent.lifecycle.instances.transition_to(id, State::Running, &Actor::Agent).await?;
@@ -145,8 +145,8 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
         for state in [State::Running, State::Warm, State::Sleeping] {
             instance(&agent, state).await?;
         }
-        let (bridge, taps) = agent.base.records.read(|world| {
-            let wanted = agent.supplies.links.wanted(world);
+        let (bridge, taps) = agent.base.records.read(|records| {
+            let wanted = agent.supplies.links.wanted(records);
             (wanted.bridges[0].clone(), wanted.taps)
         });
         assert_eq!(taps.len(), 2);
@@ -181,8 +181,8 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
         }
         // A deleted tap cannot be restored: a new one would not belong to the machine's process.
         for tap in taps {
-            let named = |world: &RecordSet| {
-                let mut all = world.instances.values();
+            let named = |records: &RecordSet| {
+                let mut all = records.instances.values();
                 all.find(|i| agent.supplies.links.tap_name(i) == tap.name)
                     .map(|i| i.id)
                     .expect("its instance")
@@ -192,7 +192,7 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
             let began = Instant::now();
             loop {
                 assert!(began.elapsed() < Duration::from_secs(5), "nobody tells it");
-                let now = agent.base.records.read(|world| world.by_id(id).cloned())?;
+                let now = agent.base.records.read(|records| records.by_id(id).cloned())?;
                 if now.state == State::Failed {
                     let reason = now.reason.unwrap_or_default();
                     assert!(reason.contains("was deleted under it"), "{reason}");

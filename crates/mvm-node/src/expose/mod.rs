@@ -62,8 +62,8 @@ impl Exposes {
         if wanted.to == 0 {
             return Err(FrontError::GuestPortZero.into());
         }
-        self.records.read(|world| world.pool(pool).map(drop))?;
-        let known = self.records.read(|world| world.exposes.get(&wanted.listen).cloned());
+        self.records.read(|records| records.pool(pool).map(drop))?;
+        let known = self.records.read(|records| records.exposes.get(&wanted.listen).cloned());
         let (record, listener) = match known {
             Some(known) if known.pool == *pool && known.to == wanted.to => {
                 (Expose { limits: wanted.limits, ..known }, None)
@@ -89,10 +89,10 @@ impl Exposes {
             }
         };
         self.records
-            .change(|world, changes| {
-                world.pool(pool)?;
+            .change(|records, changes| {
+                records.pool(pool)?;
                 // Instances may have been added since the record was read.
-                let kept = world.exposes.get(&record.listen).map(|known| known.instances.clone());
+                let kept = records.exposes.get(&record.listen).map(|known| known.instances.clone());
                 let instances = kept.unwrap_or_default();
                 changes.put_expose(Expose { instances, ..record.clone() });
                 Ok(())
@@ -120,9 +120,9 @@ impl Exposes {
 
     /// At start: opens the fronts again, with the instances that still serve them.
     pub(crate) async fn open_all(&self) -> Result<()> {
-        let records: Vec<Expose> =
-            self.records.read(|world| world.exposes.values().cloned().collect());
-        for record in records {
+        let fronts: Vec<Expose> =
+            self.records.read(|records| records.exposes.values().cloned().collect());
+        for record in fronts {
             let front = self.open_front(&record, None);
             for (id, state) in self.servers.held_by(&record) {
                 if state == State::Running {
@@ -140,15 +140,15 @@ impl Exposes {
     /// Removes fronts of a pool: all, or the one at this address. Their instances are recycled by
     /// the pool's rule; a used one that nobody else may have is destroyed.
     pub async fn unexpose(&self, pool: &PoolRef, listen: Option<SocketAddr>) -> Result<()> {
-        let (records, recycle) = self.records.read(|world| {
+        let (fronts, recycle) = self.records.read(|records| {
             let fits = |e: &&Expose| e.pool == *pool && listen.is_none_or(|l| l == e.listen);
-            let records: Vec<Expose> = world.exposes.values().filter(fits).cloned().collect();
-            world.pool(pool).map(|pool| (records, pool.recycle))
+            let fronts: Vec<Expose> = records.exposes.values().filter(fits).cloned().collect();
+            records.pool(pool).map(|pool| (fronts, pool.recycle))
         })?;
-        if let (Some(listen), true) = (listen, records.is_empty()) {
+        if let (Some(listen), true) = (listen, fronts.is_empty()) {
             return Err(Missing::Front { pool: pool.clone(), listen }.into());
         }
-        for record in records {
+        for record in fronts {
             let front = locked(&self.open).remove(&record.listen);
             if let Some(front) = front {
                 front.close().await;
@@ -158,9 +158,9 @@ impl Exposes {
             }
             if recycle == Recycle::Reset {
                 let used = |i: &Instance| record.instances.contains(&i.id) && !i.is_clean();
-                let kept: Vec<InstanceId> = self
-                    .records
-                    .read(|world| world.of_pool(pool).filter(|i| used(i)).map(|i| i.id).collect());
+                let kept: Vec<InstanceId> = self.records.read(|records| {
+                    records.of_pool(pool).filter(|i| used(i)).map(|i| i.id).collect()
+                });
                 for id in kept {
                     Box::pin(self.servers.destroy(id)).await?;
                 }
@@ -179,25 +179,25 @@ impl Exposes {
 
     /// Lists all fronts.
     pub(crate) fn list(&self) -> Vec<ExposeView> {
-        self.records.read(|world| {
-            world.exposes.values().map(|record| self.view_of(world, record)).collect()
+        self.records.read(|records| {
+            records.exposes.values().map(|record| self.view_of(records, record)).collect()
         })
     }
 
     fn expose_view(&self, listen: SocketAddr) -> Result<ExposeView> {
-        self.records.read(|world| {
-            let record = world.exposes.get(&listen);
+        self.records.read(|records| {
+            let record = records.exposes.get(&listen);
             let record = record.ok_or(Missing::NewFront)?;
-            Ok(self.view_of(world, record))
+            Ok(self.view_of(records, record))
         })
     }
 
-    fn view_of(&self, world: &RecordSet, record: &Expose) -> ExposeView {
+    fn view_of(&self, records: &RecordSet, record: &Expose) -> ExposeView {
         let front = locked(&self.open).get(&record.listen).cloned();
         let decisions = front.as_ref().map(|front| front.seats.decisions()).unwrap_or_default();
         let serving: Vec<ServingView> = decisions
             .servers()
-            .filter(|(id, _)| world.instances.contains_key(id))
+            .filter(|(id, _)| records.instances.contains_key(id))
             .map(|(id, connections)| {
                 let instance = InstanceRef { pool: record.pool.clone(), id };
                 ServingView { instance, connections }

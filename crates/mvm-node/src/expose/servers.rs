@@ -63,8 +63,8 @@ impl Servers {
 
     /// Returns the instances that are leased for a front, with their states.
     pub fn held_by(&self, record: &Expose) -> Vec<(InstanceId, State)> {
-        self.records.read(|world| {
-            let held = world.of_pool(&record.pool).filter(|i| is_held_by(i, record.listen));
+        self.records.read(|records| {
+            let held = records.of_pool(&record.pool).filter(|i| is_held_by(i, record.listen));
             held.map(|instance| (instance.id, instance.state)).collect()
         })
     }
@@ -72,7 +72,7 @@ impl Servers {
     /// Returns whether the instance is leased for this front and runs.
     pub fn is_held(&self, id: InstanceId, listen: SocketAddr) -> bool {
         let held = |i: &Instance| is_held_by(i, listen) && i.state == State::Running;
-        self.records.read(|world| world.instances.get(&id).is_some_and(held))
+        self.records.read(|records| records.instances.get(&id).is_some_and(held))
     }
 
     /// Brings an instance to `running` for a front, and leases it.
@@ -99,10 +99,10 @@ impl Servers {
     /// Returns the changes that are due for this front's instances.
     pub fn due(&self, pool: &PoolRef, listen: SocketAddr, serving: &[InstanceId]) -> Due {
         let half = self.clock().now() + Duration::from_secs(LEASE_S) / 2;
-        self.records.read(|world| {
+        self.records.read(|records| {
             let (mut lost, mut leases) = (Vec::new(), Vec::new());
             for id in serving {
-                match world.instances.get(id).filter(|i| is_held_by(i, listen)) {
+                match records.instances.get(id).filter(|i| is_held_by(i, listen)) {
                     None => lost.push(*id),
                     Some(i) if i.lease.as_ref().is_some_and(|l| l.expired(half)) => {
                         leases.push(*id);
@@ -111,8 +111,8 @@ impl Servers {
                 }
             }
             let outdated = || {
-                let record = world.exposes.get(&listen)?;
-                Some(record.outdated(world.pools.get(pool)?, world.of_pool(pool)))
+                let record = records.exposes.get(&listen)?;
+                Some(record.outdated(records.pools.get(pool)?, records.of_pool(pool)))
             };
             Due { lost, leases, outdated: outdated().unwrap_or_default() }
         })
@@ -134,8 +134,8 @@ impl Servers {
     pub async fn extend_held(&self, due: &[InstanceId]) -> Result<()> {
         let expires_at = self.clock().now() + Duration::from_secs(LEASE_S);
         self.records
-            .change(|world, changes| {
-                for instance in due.iter().filter_map(|id| world.instances.get(id)) {
+            .change(|records, changes| {
+                for instance in due.iter().filter_map(|id| records.instances.get(id)) {
                     let mut instance = instance.clone();
                     extend(&mut instance, expires_at);
                     changes.put_instance(instance);
@@ -150,21 +150,25 @@ impl Servers {
 struct NextServer(SocketAddr);
 
 impl NextServer {
-    fn record<'a>(&self, world: &'a RecordSet) -> Result<&'a Expose> {
-        world.exposes.get(&self.0).ok_or_else(|| Missing::FrontAt(self.0).into())
+    fn record<'a>(&self, records: &'a RecordSet) -> Result<&'a Expose> {
+        records.exposes.get(&self.0).ok_or_else(|| Missing::FrontAt(self.0).into())
     }
 }
 
 impl Choice for NextServer {
-    fn choose<'a>(&self, world: &'a RecordSet, pool: &'a PoolRef) -> Result<Option<&'a Instance>> {
-        Ok(self.record(world)?.choose(world.pool(pool)?, world.of_pool(pool)))
+    fn choose<'a>(
+        &self,
+        records: &'a RecordSet,
+        pool: &'a PoolRef,
+    ) -> Result<Option<&'a Instance>> {
+        Ok(self.record(records)?.choose(records.pool(pool)?, records.of_pool(pool)))
     }
 
     /// Adds the instance to the front's record, and removes those that are gone.
-    fn note(&self, world: &RecordSet, changes: &mut Transaction, taken: &Instance) {
-        let Ok(known) = self.record(world) else { return };
+    fn note(&self, records: &RecordSet, changes: &mut Transaction, taken: &Instance) {
+        let Ok(known) = self.record(records) else { return };
         let mut record = known.clone();
-        record.instances.retain(|id| world.instances.contains_key(id));
+        record.instances.retain(|id| records.instances.contains_key(id));
         record.instances.insert(taken.id);
         if *known != record {
             changes.put_expose(record);

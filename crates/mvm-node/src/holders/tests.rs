@@ -26,7 +26,7 @@ fn renewed(epoch: u64) -> RenewClaims {
 
 /// Returns the lease with this id, if it exists.
 fn lease(agent: &Agent, id: LeaseId) -> Option<Lease> {
-    agent.base.records.read(|world| crate::leases::leased(world, id).ok()?.lease.clone())
+    agent.base.records.read(|records| crate::leases::leased(records, id).ok()?.lease.clone())
 }
 
 /// Returns whether the lease outlasts a check of all leases.

@@ -56,7 +56,7 @@ impl MachineWatch {
             let mut live = slot.gate.lock().await;
             let runs = watch
                 .records
-                .read(|world| world.by_id(id).is_ok_and(|i| i.state == State::Running));
+                .read(|records| records.by_id(id).is_ok_and(|i| i.state == State::Running));
             let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
             if runs
                 && ours
@@ -218,9 +218,9 @@ impl Follower {
         if self.watch.records.read(same) {
             return Ok(true);
         }
-        let recorded = self.watch.records.change(|world, changes| {
-            if !same(world) {
-                let mut instance = world.by_id(id)?.clone();
+        let recorded = self.watch.records.change(|records, changes| {
+            if !same(records) {
+                let mut instance = records.by_id(id)?.clone();
                 instance.paused = paused;
                 changes.put_instance(instance);
             }

@@ -73,7 +73,7 @@ impl Instances {
     /// effect. Returns the state that the instance came from.
     pub async fn transition_to(&self, id: InstanceId, to: State, by: &Actor) -> Result<State> {
         if to == State::Destroyed {
-            let from = self.records.read(|world| world.by_id(id).map(|i| i.state))?;
+            let from = self.records.read(|records| records.by_id(id).map(|i| i.state))?;
             return self.destroy(id, by).await.map(|()| from);
         }
         let slot = self.slots.of(id);
@@ -98,7 +98,7 @@ impl Instances {
     ) -> Result<State> {
         let began = std::time::Instant::now();
         let (from, dormant) =
-            self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
+            self.records.read(|records| records.by_id(id).map(|i| (i.state, i.dormant)))?;
         let template = matches!((from, to), (State::Created, State::Sleeping))
             && self.templates.for_instance(id).await?.is_some();
         let way = route(from, to, Facts { dormant, template })?;
@@ -149,7 +149,7 @@ impl Instances {
     pub async fn destroy(&self, id: InstanceId, by: &Actor) -> Result<()> {
         let slot = self.slots.of(id);
         let (mut live, _interrupt) = self.seize(&slot, id, by).await;
-        if self.records.read(|world| !world.instances.contains_key(&id)) {
+        if self.records.read(|records| !records.instances.contains_key(&id)) {
             self.slots.forget(id);
             return Ok(());
         }
@@ -189,7 +189,7 @@ impl Instances {
                 outcome
             }
             None => {
-                let pool = self.records.read(|world| world.pools.get(&instance.pool).cloned());
+                let pool = self.records.read(|records| records.pools.get(&instance.pool).cloned());
                 pool.iter()
                     .filter(|_| instance.is_blank())
                     .for_each(|pool| self.templates.count_boot(pool));
@@ -252,7 +252,7 @@ impl Instances {
         let machine = live.machine()?;
         // The channel is opened now so that it is ready when the machine is woken.
         live.channel().await?;
-        self.records.read(|world| admit(world, id, State::Warm, by).map(|_| ()))?;
+        self.records.read(|records| admit(records, id, State::Warm, by).map(|_| ()))?;
         machine.pause().await?;
         // No intent was recorded, so the machine may have been leased in the meantime.
         let outcome = self.transitions.record_transition(id, State::Warm, by, |_| {}).await;
@@ -266,7 +266,8 @@ impl Instances {
     /// remains as it was.
     async fn sleep(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let machine = live.machine()?;
-        let spare = self.records.read(|world| world.by_id(id).map(Instance::is_untouched_clone))?;
+        let spare =
+            self.records.read(|records| records.by_id(id).map(Instance::is_untouched_clone))?;
         if spare {
             // An unused clone needs no snapshot: it can be cloned from the template again.
             self.transitions
@@ -307,7 +308,7 @@ impl Instances {
     /// consistent.
     async fn stop(&self, live: &mut Live, id: InstanceId, by: &Actor) -> Result<()> {
         let (state, dormant) =
-            self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
+            self.records.read(|records| records.by_id(id).map(|i| (i.state, i.dormant)))?;
         match state {
             State::Sleeping if dormant => {
                 return self.transitions.record_transition(id, State::Stopped, by, |_| {}).await;

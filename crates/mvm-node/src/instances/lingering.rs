@@ -52,8 +52,9 @@ impl Lingering {
 
     /// Keeps the process of a machine whose snapshot is complete for a while, or ends it.
     pub(crate) async fn retain_process(&self, live: &mut Live, instance: &Instance) -> Result<()> {
-        let policy =
-            self.records.read(|world| world.pool(&instance.pool).map(|pool| pool.runtime_policy));
+        let policy = self
+            .records
+            .read(|records| records.pool(&instance.pool).map(|pool| pool.runtime_policy));
         // A clone's process would hold all of the clone's private memory, and a template's files
         // are taken at once.
         let cheap = instance.template.is_none()
@@ -105,10 +106,10 @@ impl Lingering {
             return Vec::new();
         }
         let (pressed, now) = (self.pressure.is_high(), self.records.clock().now());
-        self.records.read(|world| {
+        self.records.read(|records| {
             let of = |id: &InstanceId| {
-                let instance = world.instances.get(id)?;
-                let policy = world.pools.get(&instance.pool)?.runtime_policy;
+                let instance = records.instances.get(id)?;
+                let policy = records.pools.get(&instance.pool)?.runtime_policy;
                 Some((instance, lingers_until(&policy, instance)))
             };
             overstayed(lingering.iter().filter_map(of), pressed, now)

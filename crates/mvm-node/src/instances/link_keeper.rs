@@ -79,7 +79,7 @@ impl LinkKeeper {
         // If the gate is held, the operation makes the tap or ends the machine; otherwise the next
         // pass looks.
         let Ok(mut live) = slot.gate.try_lock() else { return };
-        let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
+        let Ok(instance) = self.records.read(|records| records.by_id(id).cloned()) else { return };
         let lives = instance.state.has_process() && !instance.is_busy() && live.machine.is_some();
         if !lives || !self.links.has_lost_tap(&instance).await {
             return;

@@ -135,12 +135,12 @@ pub async fn run(guests: Arc<Guests>) {
 }
 
 fn running(guests: &Guests) -> Vec<Running> {
-    guests.records.read(|world| {
+    guests.records.read(|records| {
         let of = |i: &mvm_model::Instance| {
-            let timeout_s = world.pools.get(&i.pool)?.runtime_policy.guest_timeout_s;
+            let timeout_s = records.pools.get(&i.pool)?.runtime_policy.guest_timeout_s;
             Some(Running { id: i.id, pool: i.pool.clone(), timeout_s })
         };
-        let running = world.instances.values();
+        let running = records.instances.values();
         running.filter(|i| i.state == State::Running && !i.is_busy()).filter_map(of).collect()
     })
 }
@@ -209,8 +209,8 @@ async fn fail_silent(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     let interrupt = slot.waits.interrupt(why.clone());
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else { return Ok(()) };
-    let runs = guests.records.read(|world| {
-        world.by_id(id).is_ok_and(|now| now.state == State::Running && !now.is_busy())
+    let runs = guests.records.read(|records| {
+        records.by_id(id).is_ok_and(|now| now.state == State::Running && !now.is_busy())
     });
     if !runs || !is_same(guests, id, &machine) || is_held(&machine).await {
         // The instance has moved on, the guest has answered, or the hypervisor has stopped the

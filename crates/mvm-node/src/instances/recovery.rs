@@ -52,7 +52,7 @@ impl Recovery {
     pub(crate) async fn recover(&self) -> Result<Vec<Instance>> {
         let mut processes = self.machines.processes()?;
         let instances: Vec<Instance> =
-            self.records.read(|world| world.instances.values().cloned().collect());
+            self.records.read(|records| records.instances.values().cloned().collect());
         for instance in &instances {
             let process = processes.remove(&instance.id);
             let slot = self.slots.of(instance.id);
@@ -88,7 +88,7 @@ impl Recovery {
         if !self.slots.needs_check(id) {
             return Ok(());
         }
-        if let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) {
+        if let Ok(instance) = self.records.read(|records| records.by_id(id).cloned()) {
             let whole = live.machine.is_some() == instance.state.has_process();
             if !whole || instance.is_busy() {
                 let process = self.machines.processes()?.remove(&id);
@@ -201,7 +201,7 @@ impl Recovery {
         instance: &Instance,
         process: &ProcessIdentity,
     ) -> Result<Option<Arc<dyn Machine>>> {
-        let tenant = self.records.read(|world| world.tenant(&instance.pool.tenant).cloned())?;
+        let tenant = self.records.read(|records| records.tenant(&instance.pool.tenant).cloned())?;
         let spec = self.machines.spec(&tenant, instance)?;
         self.machines.hypervisor().adopt(&spec, process).await.map_err(Error::from)
     }

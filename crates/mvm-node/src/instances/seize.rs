@@ -23,9 +23,9 @@ impl Instances {
     ) -> (MutexGuard<'a, Live>, Option<Interrupt>) {
         let interrupt = self
             .records
-            .alone(|world| {
+            .alone(|records| {
                 // The records cannot change meanwhile, so no lease can be made in between.
-                let may = *by != Actor::Agent && by.check(world.instances.get(&id)?).is_ok();
+                let may = *by != Actor::Agent && by.check(records.instances.get(&id)?).is_ok();
                 let why = || Error::from(MachineError::BeingDestroyed(id));
                 may.then(|| slot.waits.interrupt(why()))
             })

@@ -44,9 +44,9 @@ impl Transitions {
     ) -> Result<Instance> {
         let drawn = draw_ids()?;
         self.records
-            .change(|world, changes| {
+            .change(|records, changes| {
                 let now = self.records.clock().now();
-                let mut instance = new_instance(world, pool, &drawn, now)?;
+                let mut instance = new_instance(records, pool, &drawn, now)?;
                 also(&mut instance);
                 changes.put_instance(instance.clone());
                 note_target(instance.reference());
@@ -74,9 +74,9 @@ impl Transitions {
         also: impl FnOnce(&mut Instance),
     ) -> Result<(Tenant, Instance)> {
         self.records
-            .change(|world, changes| {
-                let before = admit(world, id, to, by)?;
-                let tenant = world.tenant(&before.pool.tenant)?.clone();
+            .change(|records, changes| {
+                let before = admit(records, id, to, by)?;
+                let tenant = records.tenant(&before.pool.tenant)?.clone();
                 let mut instance = before.clone();
                 also(&mut instance);
                 instance.intent =
@@ -133,8 +133,8 @@ impl Transitions {
         also: impl FnOnce(&mut Instance),
     ) -> Result<()> {
         self.records
-            .change(|world, changes| {
-                let mut instance = admit(world, id, to, by)?.clone();
+            .change(|records, changes| {
+                let mut instance = admit(records, id, to, by)?.clone();
                 also(&mut instance);
                 release_manual_lease(&mut instance, to, by);
                 reached(&mut instance, to, self.records.clock().now());
@@ -175,8 +175,8 @@ impl Transitions {
     /// Handles an instance that is in the wanted state already: at most its lease is ended.
     pub(super) async fn stay(&self, id: InstanceId, to: State, by: &Actor) -> Result<()> {
         self.records
-            .change(|world, changes| {
-                let mut instance = world.by_id(id)?.clone();
+            .change(|records, changes| {
+                let mut instance = records.by_id(id)?.clone();
                 by.check(&instance)?;
                 if by.gives_up(&instance, to) {
                     release_manual_lease(&mut instance, to, by);
@@ -227,16 +227,16 @@ fn release_manual_lease(instance: &mut Instance, to: State, by: &Actor) {
 
 /// Checks lease, table and quotas for one transition. Returns the record as it is.
 pub(super) fn admit<'a>(
-    world: &'a RecordSet,
+    records: &'a RecordSet,
     id: InstanceId,
     to: State,
     by: &Actor,
 ) -> Result<&'a Instance> {
-    let instance = world.by_id(id)?;
+    let instance = records.by_id(id)?;
     by.check(instance)?;
     instance.state.check(to)?;
-    let tenant = world.tenant(&instance.pool.tenant)?;
-    let usage = world.usage(&tenant.name);
+    let tenant = records.tenant(&instance.pool.tenant)?;
+    let usage = records.usage(&tenant.name);
     admit_state(&tenant.name, &tenant.quotas, &usage, instance, to)?;
     Ok(instance)
 }
@@ -248,22 +248,22 @@ pub(crate) fn draw_ids() -> Result<Vec<u32>> {
 
 /// Returns a new instance of the pool, made at `now`, if quotas and subnet have room for it.
 pub(crate) fn new_instance(
-    world: &RecordSet,
+    records: &RecordSet,
     reference: &PoolRef,
     drawn: &[u32],
     now: Timestamp,
 ) -> Result<Instance> {
-    let pool = world.pool(reference)?;
-    let tenant = world.tenant(&reference.tenant)?;
+    let pool = records.pool(reference)?;
+    let tenant = records.tenant(&reference.tenant)?;
     let revision = pool.current_revision().ok_or_else(|| not_built(reference))?;
-    let usage = world.usage(&tenant.name);
-    let in_pool = world.of_pool(reference).count() as u64;
+    let usage = records.usage(&tenant.name);
+    let in_pool = records.of_pool(reference).count() as u64;
     admit_instance(&tenant.name, &tenant.quotas, &usage, pool, in_pool)?;
-    let address = tenant.network.allocate(&world.addresses(&tenant.name))?;
+    let address = tenant.network.allocate(&records.addresses(&tenant.name))?;
     let id = drawn
         .iter()
         .map(|number| InstanceId::from_number(*number))
-        .find(|id| !world.instances.contains_key(id))
+        .find(|id| !records.instances.contains_key(id))
         .ok_or(InternalError::NoInstanceId)?;
     Ok(Instance {
         id,

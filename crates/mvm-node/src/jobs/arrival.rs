@@ -10,14 +10,14 @@ use mvm_model::intake::Account;
 impl Jobs {
     /// Begins to account for bytes of a job.
     pub(crate) async fn arrival(&self, id: JobId) -> Result<Arrival> {
-        let (mut account, others) = self.records.read(|world: &RecordSet| {
-            let tenant = world.job(id)?.pool.tenant.clone();
-            let used = world.usage(&tenant).disk_mib.bytes();
-            let quotas = world.tenant(&tenant)?.quotas;
+        let (mut account, others) = self.records.read(|records: &RecordSet| {
+            let tenant = records.job(id)?.pool.tenant.clone();
+            let used = records.usage(&tenant).disk_mib.bytes();
+            let quotas = records.tenant(&tenant)?.quotas;
             let live = |job: &&mvm_model::Job| {
                 job.pool.tenant == tenant && job.id != id && !job.state.has_ended()
             };
-            let others: Vec<JobId> = world.jobs.values().filter(live).map(|job| job.id).collect();
+            let others: Vec<JobId> = records.jobs.values().filter(live).map(|job| job.id).collect();
             Ok::<_, Error>((Account { tenant, quotas, used }, others))
         })?;
         // The inputs of jobs that have not ended are in no record, so the usage does not count

@@ -45,7 +45,7 @@ impl Jobs {
     /// before continues with this one, which gets the log from byte `from` on.
     pub(crate) async fn attach(&self, id: JobId, from: u64) -> Result<Attached> {
         let channel = self.channel_of(id);
-        let job = self.records.read(|world| world.job(id).cloned())?;
+        let job = self.records.read(|records| records.job(id).cloned())?;
         let fresh = job.state == JobState::Preparing;
         if !fresh && !job.attached {
             return Err(JobError::NotAttached { id, state: job.state }.into());

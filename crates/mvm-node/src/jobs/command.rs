@@ -354,7 +354,7 @@ async fn connect(
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else {
         // The operation that saw the machine's end has recorded the reason.
-        let why = dispatcher.records.read(|world| world.instances.get(&id)?.reason.clone());
+        let why = dispatcher.records.read(|records| records.instances.get(&id)?.reason.clone());
         return Err(Unreachable::Machine(
             why.unwrap_or_else(|| "it does not run any more".to_owned()),
         ));

@@ -48,17 +48,17 @@ pub(crate) async fn dispatch(dispatcher: Arc<Dispatcher>) {
 /// Gives one job an instance, or ends a job that can never get one. Returns whether there was such
 /// a job.
 async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
-    if !dispatcher.records.read(|world| world.jobs.values().any(is_queued)) {
+    if !dispatcher.records.read(|records| records.jobs.values().any(is_queued)) {
         return Ok(false);
     }
     let drawn = draw_ids()?;
     let assigned = dispatcher
         .records
-        .change(|world, changes| {
+        .change(|records, changes| {
             let now = dispatcher.records.clock().now();
-            for job in heads(world.jobs.values()) {
+            for job in heads(records.jobs.values()) {
                 let mut job = job.clone();
-                match place(world, &job, &drawn, now) {
+                match place(records, &job, &drawn, now) {
                     Ok(mut instance) => {
                         job.assign(instance.reference(), instance.state, now)?;
                         instance.lease = Some(request(&job).lease(now)?);

@@ -21,31 +21,31 @@ pub(super) fn passes(error: &Error) -> bool {
 }
 
 /// Returns why the first job of a queue cannot get an instance now.
-pub(super) fn obstacle(world: &RecordSet, job: &Job) -> Option<Error> {
+pub(super) fn obstacle(records: &RecordSet, job: &Job) -> Option<Error> {
     // The instance is never recorded, so its id need not be random, and its times are of no matter.
-    let drawn: Vec<u32> = (0..=world.instances.len() as u32).collect();
-    place(world, job, &drawn, Timestamp::EPOCH).err()
+    let drawn: Vec<u32> = (0..=records.instances.len() as u32).collect();
+    place(records, job, &drawn, Timestamp::EPOCH).err()
 }
 
 /// Returns the instance that a job gets at this time, if it may run: the one that is ready soonest,
 /// or a new one.
 pub(super) fn place(
-    world: &RecordSet,
+    records: &RecordSet,
     job: &Job,
     drawn: &[u32],
     now: Timestamp,
 ) -> Result<Instance> {
-    let pool = world.pool(&job.pool)?;
-    let tenant = world.tenant(&job.pool.tenant)?;
+    let pool = records.pool(&job.pool)?;
+    let tenant = records.tenant(&job.pool.tenant)?;
     let revision = pool.current_revision().map(|revision| revision.digest);
-    let fit = world.of_pool(&job.pool).filter(|i| cache::same(&i.caches, &pool.caches));
+    let fit = records.of_pool(&job.pool).filter(|i| cache::same(&i.caches, &pool.caches));
     let spare = choose(pool.recycle, revision, fit).cloned();
     let instance = match spare {
         Some(instance) => instance,
-        None => new_instance(world, &job.pool, drawn, now)?,
+        None => new_instance(records, &job.pool, drawn, now)?,
     };
-    let (usage, jobs) = (world.usage(&tenant.name), world.jobs.values());
-    let usage = job_queue::usage_ahead(usage, &tenant.name, jobs, |id| world.instances.get(&id));
+    let (usage, jobs) = (records.usage(&tenant.name), records.jobs.values());
+    let usage = job_queue::usage_ahead(usage, &tenant.name, jobs, |id| records.instances.get(&id));
     admit_state(&tenant.name, &tenant.quotas, &usage, &instance, State::Running)?;
     Ok(instance)
 }

@@ -79,8 +79,8 @@ impl Jobs {
     ) -> Result<Job> {
         let job = self
             .records
-            .change(|world, changes| {
-                let mut job = world.job(id)?.clone();
+            .change(|records, changes| {
+                let mut job = records.job(id)?.clone();
                 change(&mut job)?;
                 changes.put_job(job.clone());
                 Ok(job)
@@ -127,13 +127,13 @@ impl Jobs {
         };
         let recorded = self
             .records
-            .change(|world, changes| {
+            .change(|records, changes| {
                 kept?;
-                let record = world.pool(pool)?;
+                let record = records.pool(pool)?;
                 if record.current_revision().is_none() {
                     return Err(crate::records::not_built(pool));
                 }
-                if world.jobs.contains_key(&id) {
+                if records.jobs.contains_key(&id) {
                     return Err(InternalError::NoJobId.into());
                 }
                 let has = |name: &mvm_model::Name| {
@@ -142,11 +142,11 @@ impl Jobs {
                 if let Some(name) = job.spec.cache_commit.iter().find(|name| !has(name)) {
                     return Err(crate::caches::no_cache(pool, name));
                 }
-                let limit = world.tenant(&pool.tenant)?.quotas.max_queued_jobs;
-                job::admit(pool, limit, world.jobs_of(pool))?;
+                let limit = records.tenant(&pool.tenant)?.quotas.max_queued_jobs;
+                job::admit(pool, limit, records.jobs_of(pool))?;
                 let mut job = job;
                 if !hold {
-                    job.queue(next_number(world), clock.now())?;
+                    job.queue(next_number(records), clock.now())?;
                 }
                 changes.put_job(job.clone());
                 Ok(job)
@@ -170,7 +170,7 @@ impl Jobs {
         id: JobId,
         mut body: impl Stream<Item = std::result::Result<axum::body::Bytes, E>> + Unpin,
     ) -> Result<()> {
-        self.records.read(|world| preparing(world, id))?;
+        self.records.read(|records| preparing(records, id))?;
         let mut arrival = self.arrival(id).await?;
         // The name is unique, because a client whose connection broke sends all inputs again while
         // the agent may still have the first upload open.
@@ -193,7 +193,7 @@ impl Jobs {
             }
             file.flush().await.map_err(failed)?;
             // The inputs of a job that was queued in the meantime must not be replaced.
-            self.records.read(|world| preparing(world, id))
+            self.records.read(|records| preparing(records, id))
         };
         if let Err(error) = take.await {
             remove_file(&early)?;
@@ -211,9 +211,9 @@ impl Jobs {
         }
         let job = self
             .records
-            .change(|world, changes| {
-                let mut job = world.job(id)?.clone();
-                job.queue(next_number(world), self.records.clock().now())?;
+            .change(|records, changes| {
+                let mut job = records.job(id)?.clone();
+                job.queue(next_number(records), self.records.clock().now())?;
                 job.attached = attached;
                 changes.put_job(job.clone());
                 Ok(job)
@@ -247,11 +247,11 @@ impl Jobs {
 
     /// Waits until a job has ended, and returns it.
     pub(crate) async fn ended(&self, id: JobId) -> Result<Job> {
-        self.records.read(|world| world.job(id).map(drop))?;
+        self.records.read(|records| records.job(id).map(drop))?;
         let mut changed = self.channel_of(id).changed.subscribe();
         loop {
             changed.borrow_and_update();
-            let job = self.records.read(|world| world.job(id).cloned())?;
+            let job = self.records.read(|records| records.job(id).cloned())?;
             if job.state.has_ended() {
                 return Ok(job);
             }
@@ -264,7 +264,7 @@ impl Jobs {
     /// Passes a signal on to the command. A job that does not run yet is canceled.
     pub(crate) async fn signal(&self, id: JobId, signal: i32) -> Result<()> {
         let runs =
-            self.records.read(|world| world.job(id).map(|job| job.state == JobState::Running));
+            self.records.read(|records| records.job(id).map(|job| job.state == JobState::Running));
         if runs? {
             self.channel_of(id).send(JobSignal::Signal(signal));
             return Ok(());
@@ -276,13 +276,13 @@ impl Jobs {
     pub(crate) fn visible_to(&self, peer: &Peer, id: &str) -> Result<JobId> {
         let id: JobId = id.parse()?;
         let seen =
-            self.records.read(|world| world.job(id).map(|job| peer.sees(&job.pool.tenant)))?;
+            self.records.read(|records| records.job(id).map(|job| peer.sees(&job.pool.tenant)))?;
         if seen { Ok(id) } else { Err(no_job(id)) }
     }
 
     /// Returns a job in the API's form.
     pub(crate) fn view(&self, id: JobId) -> Result<JobView> {
-        let view = |world: &RecordSet| world.job(id).map(|job| view_of(world, job));
+        let view = |records: &RecordSet| records.job(id).map(|job| view_of(records, job));
         Ok(self.records.read(view)?.shown(self.records.clock()))
     }
 
@@ -294,13 +294,13 @@ impl Jobs {
                 && filter.pool.as_ref().is_none_or(|pool| job.pool == *pool)
                 && filter.state.is_none_or(|state| job.state == state)
         };
-        self.records.read(|world| {
-            let mut jobs: Vec<&Job> = world.jobs.values().filter(takes).collect();
+        self.records.read(|records| {
+            let mut jobs: Vec<&Job> = records.jobs.values().filter(takes).collect();
             jobs.sort_by_key(|job| (job.created_at, job.number));
             let mut views: Vec<JobView> = jobs.into_iter().map(JobView::from).collect();
             let mut places = HashMap::new();
-            for pool in world.pools.keys() {
-                let queue = job_queue::queue(world.jobs_of(pool));
+            for pool in records.pools.keys() {
+                let queue = job_queue::queue(records.jobs_of(pool));
                 places.extend(queue.iter().enumerate().map(|(index, job)| (job.id, index + 1)));
             }
             views.iter_mut().for_each(|view| view.position = places.get(&view.job_id).copied());
@@ -311,10 +311,10 @@ impl Jobs {
     /// Forgets jobs that ended long ago, and cancels those whose inputs never came.
     pub(crate) async fn tidy(&self) -> Result<()> {
         let now = self.records.clock().now();
-        let (old, stuck) = self.records.read(|world| {
-            let pools = world.pools.keys();
-            let old = pools.flat_map(|pool| job::forgotten(world.jobs_of(pool), now));
-            (old.collect::<Vec<_>>(), job::abandoned(world.jobs.values(), now))
+        let (old, stuck) = self.records.read(|records| {
+            let pools = records.pools.keys();
+            let old = pools.flat_map(|pool| job::forgotten(records.jobs_of(pool), now));
+            (old.collect::<Vec<_>>(), job::abandoned(records.jobs.values(), now))
         });
         for id in stuck {
             self.cancel(id, "its inputs never came").await?;
@@ -344,8 +344,8 @@ impl Jobs {
 
     /// Cancels the jobs of a pool that is about to be destroyed, and waits for their end.
     pub(crate) async fn cancel_of(&self, pool: &PoolRef) -> Result<()> {
-        let live = |world: &RecordSet| -> Vec<JobId> {
-            let jobs = world.jobs_of(pool).filter(|job| !job.state.has_ended());
+        let live = |records: &RecordSet| -> Vec<JobId> {
+            let jobs = records.jobs_of(pool).filter(|job| !job.state.has_ended());
             jobs.map(|job| job.id).collect()
         };
         let ids = self.records.read(live);
@@ -359,26 +359,26 @@ impl Jobs {
     }
 }
 
-fn preparing(world: &RecordSet, id: JobId) -> Result<()> {
-    match world.job(id)?.state {
+fn preparing(records: &RecordSet, id: JobId) -> Result<()> {
+    match records.job(id)?.state {
         JobState::Preparing => Ok(()),
         state => Err(JobError::InputsTooLate { id, state }.into()),
     }
 }
 
 /// Returns a number higher than that of any job of the node.
-fn next_number(world: &RecordSet) -> u64 {
-    world.jobs.values().map(|job| job.number).max().unwrap_or(0) + 1
+fn next_number(records: &RecordSet) -> u64 {
+    records.jobs.values().map(|job| job.number).max().unwrap_or(0) + 1
 }
 
-fn view_of(world: &RecordSet, job: &Job) -> JobView {
+fn view_of(records: &RecordSet, job: &Job) -> JobView {
     let mut view = JobView::from(job);
     if job.state == JobState::Queued {
-        let queue = job_queue::queue(world.jobs_of(&job.pool));
+        let queue = job_queue::queue(records.jobs_of(&job.pool));
         view.position = queue.iter().position(|other| other.id == job.id).map(|index| index + 1);
     }
     if view.position == Some(1) {
-        view.waits_for = obstacle(world, job).map(|error| error.detail());
+        view.waits_for = obstacle(records, job).map(|error| error.detail());
     }
     view
 }

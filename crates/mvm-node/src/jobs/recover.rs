@@ -21,10 +21,10 @@ impl Dispatcher {
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
         self.part_values().await?;
         self.records
-            .change(|world, changes| {
-                for job in world.jobs.values() {
+            .change(|records, changes| {
+                for job in records.jobs.values() {
                     let mut job = job.clone();
-                    if job.recover(found(world, &job), self.records.clock().now())? {
+                    if job.recover(found(records, &job), self.records.clock().now())? {
                         tracing::info!(job = %job.id, state = %job.state, "recovered");
                         changes.put_job(job);
                     }
@@ -35,7 +35,7 @@ impl Dispatcher {
         self.clear_files().await?;
         let live = |job: &&Job| !job.state.has_ended();
         let jobs: Vec<Job> =
-            self.records.read(|world| world.jobs.values().filter(live).cloned().collect());
+            self.records.read(|records| records.jobs.values().filter(live).cloned().collect());
         for job in jobs {
             if job.state == JobState::Running {
                 self.resume_command(&job);
@@ -52,7 +52,7 @@ impl Dispatcher {
     async fn part_values(&self) -> Result<()> {
         let has = |job: &&Job| !job.values_apart && job.spec.env.values().any(|v| !v.is_empty());
         let old: Vec<Job> =
-            self.records.read(|world| world.jobs.values().filter(has).cloned().collect());
+            self.records.read(|records| records.jobs.values().filter(has).cloned().collect());
         if old.is_empty() {
             return Ok(());
         }
@@ -75,7 +75,7 @@ impl Dispatcher {
     /// Resumes a command that runs.
     fn resume_command(self: &Arc<Self>, job: &Job) {
         let Some(id) = job.runs_in() else { return };
-        let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
+        let Ok(instance) = self.records.read(|records| records.by_id(id).cloned()) else { return };
         tracing::info!(job = %job.id, instance = %instance.reference(), "taken up again");
         let channel = self.jobs.channel_of(job.id);
         let signals = channel.listen();
@@ -91,7 +91,7 @@ impl Dispatcher {
         for dir in blocking(move || Ok(paths_in(&all))).await? {
             let id = dir.file_name().and_then(|name| name.to_str()).and_then(|n| n.parse().ok());
             let Some(id) = id else { continue };
-            match self.records.read(|world| world.jobs.get(&id).map(|job| job.state)) {
+            match self.records.read(|records| records.jobs.get(&id).map(|job| job.state)) {
                 None => {
                     remove_tree(dir).await?;
                     continue;
@@ -109,10 +109,10 @@ impl Dispatcher {
 }
 
 /// Returns the state of the machine that a job's command runs in.
-fn found(world: &RecordSet, job: &Job) -> Found {
+fn found(records: &RecordSet, job: &Job) -> Found {
     let leased = |i: &Instance| i.lease.as_ref().is_some_and(|l| l.purpose == Purpose::Run);
     let runs = |i: &&Instance| i.state == State::Running && leased(i);
-    let machine = job.runs_in().and_then(|id| world.instances.get(&id)).filter(runs);
+    let machine = job.runs_in().and_then(|id| records.instances.get(&id)).filter(runs);
     if machine.is_some() { Found::Runs } else { Found::Gone }
 }
 

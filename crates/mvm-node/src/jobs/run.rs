@@ -232,8 +232,9 @@ impl Runner {
         let first = |job: &Job| first_line(job).into_iter().chain(notes.lines());
         let begun = log.length();
         let machine = self.instance.id;
-        let way_up = self.dispatcher.records.read(|world| world.instances.get(&machine)?.way_up);
-        let job = self.dispatcher.records.read(|world| world.job(self.id).cloned())?;
+        let way_up =
+            self.dispatcher.records.read(|records| records.instances.get(&machine)?.way_up);
+        let job = self.dispatcher.records.read(|records| records.job(self.id).cloned())?;
         let values = self.dispatcher.jobs.files.values_of(&job).await?;
         let mut job = self
             .record(|job| {
@@ -266,7 +267,7 @@ impl Runner {
 
     /// Resumes a command that an earlier agent has begun or was about to begin.
     async fn resume_command(&mut self) -> Result<Job> {
-        let mut job = self.dispatcher.records.read(|world| world.job(self.id).cloned())?;
+        let mut job = self.dispatcher.records.read(|records| records.job(self.id).cloned())?;
         let attempt = job.attempts.last();
         let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(|| self.now());
         let inputs = Duration::from_micros(attempt.map_or(0, |attempt| attempt.inputs_us));

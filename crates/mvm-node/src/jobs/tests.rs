@@ -203,10 +203,10 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
     made.expect("nobody kills this agent").expect("records");
     host.agent(async |agent| {
         for id in [waits.id, over.id] {
-            let job = agent.base.records.read(|world| world.job(id).cloned()).expect("a job");
+            let job = agent.base.records.read(|records| records.job(id).cloned()).expect("a job");
             assert_eq!(job.spec.env, [("TOKEN".to_owned(), String::new())].into());
         }
-        let job = agent.base.records.read(|world| world.job(waits.id).cloned()).expect("a job");
+        let job = agent.base.records.read(|records| records.job(waits.id).cloned()).expect("a job");
         assert_eq!(agent.work.jobs.files.values_of(&job).await.expect("values"), waits.spec.env);
         let file = |id| agent.work.jobs.files.dir(id).join("values.json");
         assert!(file(waits.id).exists() && !file(over.id).exists());
@@ -322,10 +322,10 @@ fn artifacts_count_against_the_disk_quota_of_their_tenant() {
         // One instance always runs: there is no room for a new machine, so the second job must find
         // this one.
         scale(&agent, counts(1, 0, 0)).await?;
-        let before = agent.base.records.read(|world| world.usage(&runners().tenant).disk_mib);
+        let before = agent.base.records.read(|records| records.usage(&runners().tenant).disk_mib);
         let kept = queued(&agent, &runners(), "input").await?;
         let kept = agent.work.jobs.ended(kept).await?;
-        let after = agent.base.records.read(|world| world.usage(&runners().tenant).disk_mib);
+        let after = agent.base.records.read(|records| records.usage(&runners().tenant).disk_mib);
         let endless = submitted(&agent, &runners(), ENDLESS).await?;
         let none = QuotaPatch { max_disk_gib: Some(0), ..QuotaPatch::default() };
         agent.pools.tenants.update(&runners().tenant, none).await?;

@@ -22,20 +22,25 @@ const TRIES: usize = 3;
 /// The rule that chooses an instance of a pool.
 pub(crate) trait Choice: Sync {
     /// Returns the instance to take; `None` to make a new one.
-    fn choose<'a>(&self, world: &'a RecordSet, pool: &'a PoolRef) -> Result<Option<&'a Instance>>;
+    fn choose<'a>(&self, records: &'a RecordSet, pool: &'a PoolRef)
+    -> Result<Option<&'a Instance>>;
 
     /// Adds further changes to the transaction that takes the instance.
-    fn note(&self, _world: &RecordSet, _changes: &mut Transaction, _taken: &Instance) {}
+    fn note(&self, _records: &RecordSet, _changes: &mut Transaction, _taken: &Instance) {}
 }
 
 /// Chooses the suitable instance that is ready soonest.
 pub(crate) struct Readiest;
 
 impl Choice for Readiest {
-    fn choose<'a>(&self, world: &'a RecordSet, pool: &'a PoolRef) -> Result<Option<&'a Instance>> {
-        let record = world.pool(pool)?;
+    fn choose<'a>(
+        &self,
+        records: &'a RecordSet,
+        pool: &'a PoolRef,
+    ) -> Result<Option<&'a Instance>> {
+        let record = records.pool(pool)?;
         let revision = record.current_revision().map(|revision| revision.digest);
-        let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
+        let fit = records.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
         Ok(choose(record.recycle, revision, fit))
     }
 }
@@ -70,7 +75,7 @@ impl Leases {
             self.wake.notify();
             let outcome = async {
                 let from = self.bring_to_running(instance.id, warm, lease.id).await?;
-                let now = self.records.read(|world| leased(world, lease.id).cloned())?;
+                let now = self.records.read(|records| leased(records, lease.id).cloned())?;
                 Ok((now, from))
             };
             match outcome.await {
@@ -113,25 +118,25 @@ impl Leases {
         choice: &impl Choice,
     ) -> Result<(Instance, Option<HeldWarm>)> {
         let drawn = draw_ids()?;
-        let is_warm = |world: &RecordSet| {
-            let chosen = choice.choose(world, pool).ok().flatten();
+        let is_warm = |records: &RecordSet| {
+            let chosen = choice.choose(records, pool).ok().flatten();
             chosen.is_some_and(|instance| instance.state == State::Warm)
         };
         let at_once = self.records.read(is_warm) && self.instances.may_resume().await;
         self.records
-            .change(|world, changes| {
+            .change(|records, changes| {
                 let now = self.records.clock().now();
-                let mut instance = match choice.choose(world, pool)? {
+                let mut instance = match choice.choose(records, pool)? {
                     Some(found) => found.clone(),
-                    None => new_instance(world, pool, &drawn, now)?,
+                    None => new_instance(records, pool, &drawn, now)?,
                 };
-                may_run(world, &instance)?;
+                may_run(records, &instance)?;
                 instance.lease = Some(lease.clone());
                 instance.leases_served += 1;
                 audit::note_lease(&instance);
                 let warm = at_once.then(|| self.instances.hold_warm(&instance)).flatten();
                 put(changes, &instance, warm.as_ref(), now);
-                choice.note(world, changes, &instance);
+                choice.note(records, changes, &instance);
                 Ok((instance, warm))
             })
             .await
@@ -163,17 +168,17 @@ impl Leases {
         reference: &InstanceRef,
         wanted: &Lease,
     ) -> Result<(Instance, LeaseId, Option<HeldWarm>)> {
-        let is_warm = |world: &RecordSet| {
-            world.instance(reference).is_ok_and(|instance| instance.state == State::Warm)
+        let is_warm = |records: &RecordSet| {
+            records.instance(reference).is_ok_and(|instance| instance.state == State::Warm)
         };
         let at_once = self.records.read(is_warm) && self.instances.may_resume().await;
         self.records
-            .change(|world, changes| {
-                let before = world.instance(reference)?;
+            .change(|records, changes| {
+                let before = records.instance(reference)?;
                 may_take(before, &wanted.holder)?;
                 if before.state != State::Running {
                     before.state.check(State::Running)?;
-                    may_run(world, before)?;
+                    may_run(records, before)?;
                 }
                 let mut instance = before.clone();
                 let lease = match &mut instance.lease {
@@ -199,8 +204,8 @@ impl Leases {
     /// meanwhile.
     async fn restore_lease(&self, before: &Instance) -> Result<()> {
         self.records
-            .change(|world, changes| {
-                let Some(now) = world.instances.get(&before.id) else { return Ok(()) };
+            .change(|records, changes| {
+                let Some(now) = records.instances.get(&before.id) else { return Ok(()) };
                 let ours = before.lease.is_some() || now.lease.is_some();
                 if ours && now.state == before.state && now.state_since == before.state_since {
                     let (lease, leases_served) = (before.lease.clone(), before.leases_served);
@@ -214,8 +219,8 @@ impl Leases {
     /// Cancels the lease of an instance that could not be brought up, if the instance is unchanged and
     /// usable; otherwise ends it.
     async fn cancel_or_end(&self, before: &Instance, lease: LeaseId) {
-        let same = |world: &RecordSet| {
-            let now = held_by(world, before.id, lease);
+        let same = |records: &RecordSet| {
+            let now = held_by(records, before.id, lease);
             now.is_some_and(|now| now.state == before.state && now.state != State::Created)
         };
         let given_back =

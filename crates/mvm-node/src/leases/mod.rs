@@ -57,10 +57,10 @@ impl Leases {
     ) -> Result<Instance> {
         let (drawn, lease) = (draw_ids()?, request.lease(self.records.clock().now())?);
         self.records
-            .change(|world, changes| {
+            .change(|records, changes| {
                 let now = self.records.clock().now();
-                let mut instance = new_instance(world, pool, &drawn, now)?;
-                may_run(world, &instance)?;
+                let mut instance = new_instance(records, pool, &drawn, now)?;
+                may_run(records, &instance)?;
                 (instance.lease, instance.leases_served) = (Some(lease), 1);
                 changes.put_instance(instance.clone());
                 audit::note_lease(&instance);
@@ -71,15 +71,15 @@ impl Leases {
 
     /// Returns all leases.
     pub(crate) fn list(&self) -> Vec<LeaseView> {
-        self.records.read(|world| {
-            let view = |i| self.holders.view(i, self.holder_of(world, i));
-            world.instances.values().filter_map(view).collect()
+        self.records.read(|records| {
+            let view = |i| self.holders.view(i, self.holder_of(records, i));
+            records.instances.values().filter_map(view).collect()
         })
     }
 
     /// Returns who holds the lease of an instance, besides the connection of its claim.
-    fn holder_of(&self, world: &RecordSet, instance: &Instance) -> Option<HeldBy> {
-        let job = job_on(world.jobs.values(), instance).map(|job| HeldBy::Job(job.id));
+    fn holder_of(&self, records: &RecordSet, instance: &Instance) -> Option<HeldBy> {
+        let job = job_on(records.jobs.values(), instance).map(|job| HeldBy::Job(job.id));
         job.or_else(|| (self.slots.of(instance.id).sessions() > 0).then_some(HeldBy::Session))
     }
 
@@ -87,10 +87,10 @@ impl Leases {
     pub(crate) async fn extend(&self, id: LeaseId, seconds: u64) -> Result<LeaseView> {
         checked(seconds)?;
         self.records
-            .change(|world, changes| {
-                let mut instance = leased(world, id)?.clone();
+            .change(|records, changes| {
+                let mut instance = leased(records, id)?.clone();
                 extend(&mut instance, self.records.clock().now() + Duration::from_secs(seconds));
-                let view = self.holders.view(&instance, self.holder_of(world, &instance));
+                let view = self.holders.view(&instance, self.holder_of(records, &instance));
                 changes.put_instance(instance);
                 view.ok_or_else(|| no_lease(id))
             })
@@ -103,20 +103,21 @@ impl Leases {
         let unknown = || Missing::Lease(text.to_owned());
         let id = text.parse().map_err(|_| unknown())?;
         let seen =
-            self.records.read(|world| leased(world, id).map(|i| peer.sees(&i.pool.tenant)))?;
+            self.records.read(|records| leased(records, id).map(|i| peer.sees(&i.pool.tenant)))?;
         if seen { Ok(id) } else { Err(unknown().into()) }
     }
 
     /// Ends a lease now, also that of a job. The instance is recycled by the pool's rule.
     pub(crate) async fn release(&self, id: LeaseId) -> Result<()> {
-        let instance = self.records.read(|world| leased(world, id).map(|instance| instance.id))?;
+        let instance =
+            self.records.read(|records| leased(records, id).map(|instance| instance.id))?;
         self.end(instance).await;
         Ok(())
     }
 
     /// Ends this lease, unless it has ended already and the instance may have another one.
     pub(crate) async fn end_of(&self, id: InstanceId, lease: LeaseId) {
-        if self.records.read(|world| held_by(world, id, lease).is_some()) {
+        if self.records.read(|records| held_by(records, id, lease).is_some()) {
             self.end(id).await;
         }
     }
@@ -125,7 +126,7 @@ impl Leases {
     /// in time and must not be asked for anything more.
     pub(crate) async fn discard(&self, id: InstanceId, lease: LeaseId) {
         let work = async { self.instances.destroy(id, &Actor::Lease(lease)).await };
-        let held = async || self.records.read(|world| held_by(world, id, lease).is_some());
+        let held = async || self.records.read(|records| held_by(records, id, lease).is_some());
         if held().await
             && let Err(error) = self.auditor.as_agent_on("lease.end", id, work).await
             && held().await
@@ -139,8 +140,10 @@ impl Leases {
     /// Gives an unused instance back as it was before this lease.
     pub(crate) async fn cancel_lease(&self, id: InstanceId, lease: LeaseId) -> Result<()> {
         self.records
-            .change(|world, changes| {
-                let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
+            .change(|records, changes| {
+                let Some(mut instance) = held_by(records, id, lease).cloned() else {
+                    return Ok(());
+                };
                 instance.lease = None;
                 instance.leases_served = instance.leases_served.saturating_sub(1);
                 changes.put_instance(instance);
@@ -152,8 +155,10 @@ impl Leases {
     /// Removes this lease from its instance. Does nothing if the lease has ended.
     async fn remove_lease(&self, id: InstanceId, lease: LeaseId) -> Result<()> {
         self.records
-            .change(|world, changes| {
-                let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
+            .change(|records, changes| {
+                let Some(mut instance) = held_by(records, id, lease).cloned() else {
+                    return Ok(());
+                };
                 instance.lease = None;
                 changes.put_instance(instance);
                 Ok(())
@@ -164,9 +169,9 @@ impl Leases {
     /// Ends a lease and recycles the instance by its pool's rule. A person's instance in a pool
     /// that was never scaled only loses its lease, because the reconciler leaves that pool alone.
     pub async fn end(&self, id: InstanceId) {
-        let due = self.records.read(|world| {
-            let instance = world.by_id(id).ok()?;
-            let becomes = ending(instance, world.pools.get(&instance.pool))?;
+        let due = self.records.read(|records| {
+            let instance = records.by_id(id).ok()?;
+            let becomes = ending(instance, records.pools.get(&instance.pool))?;
             Some((becomes, instance.lease.as_ref()?.id))
         });
         let Some((mut becomes, lease)) = due else { return };
@@ -175,7 +180,7 @@ impl Leases {
         }
         let work = self.recycle(id, becomes, lease);
         let recycled = self.auditor.as_agent_on("lease.end", id, work).await;
-        let ended = self.records.read(|world| held_by(world, id, lease).is_none());
+        let ended = self.records.read(|records| held_by(records, id, lease).is_none());
         if let Err(error) = recycled
             // The lease may have been ended elsewhere in the meantime, and the instance may have
             // another one.
@@ -205,11 +210,11 @@ impl Leases {
     /// Ends the leases whose deadline has passed or whose holder is gone. A manual lease with an
     /// open session is extended instead.
     pub(crate) async fn expire(self: &Arc<Self>) {
-        let due: Vec<(InstanceId, Lease)> = self.records.read(|world| {
-            self.holders.retain(|id| leased(world, id).is_ok());
-            let leased = world.instances.values().filter_map(|i| Some((i, i.lease.as_ref()?)));
+        let due: Vec<(InstanceId, Lease)> = self.records.read(|records| {
+            self.holders.retain(|id| leased(records, id).is_ok());
+            let leased = records.instances.values().filter_map(|i| Some((i, i.lease.as_ref()?)));
             for (instance, lease) in leased.clone() {
-                if self.holder_of(world, instance).is_some() {
+                if self.holder_of(records, instance).is_some() {
                     self.holders.renew(lease.id);
                 }
             }
@@ -240,21 +245,21 @@ fn no_lease(id: LeaseId) -> Error {
 }
 
 /// Returns the instance with this lease.
-pub(crate) fn leased(world: &RecordSet, id: LeaseId) -> Result<&Instance> {
+pub(crate) fn leased(records: &RecordSet, id: LeaseId) -> Result<&Instance> {
     let has = |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.id == id);
-    world.instances.values().find(has).ok_or_else(|| no_lease(id))
+    records.instances.values().find(has).ok_or_else(|| no_lease(id))
 }
 
 /// Returns the instance, if it still has this lease.
-fn held_by(world: &RecordSet, id: InstanceId, lease: LeaseId) -> Option<&Instance> {
-    let instance = world.instances.get(&id)?;
+fn held_by(records: &RecordSet, id: InstanceId, lease: LeaseId) -> Option<&Instance> {
+    let instance = records.instances.get(&id)?;
     instance.lease.as_ref().is_some_and(|held| held.id == lease).then_some(instance)
 }
 
 /// Returns an error if the quotas do not let the instance run.
-pub(crate) fn may_run(world: &RecordSet, instance: &Instance) -> Result<()> {
-    let tenant = world.tenant(&instance.pool.tenant)?;
-    let usage = world.usage(&tenant.name);
+pub(crate) fn may_run(records: &RecordSet, instance: &Instance) -> Result<()> {
+    let tenant = records.tenant(&instance.pool.tenant)?;
+    let usage = records.usage(&tenant.name);
     Ok(admit_state(&tenant.name, &tenant.quotas, &usage, instance, State::Running)?)
 }
 

@@ -136,7 +136,7 @@ impl Links {
     pub async fn disconnect_tenant(&self, tenant: &Tenant) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.network.remove_bridge(&self.bridge_name(tenant)).await?;
-        if self.records.read(|world| world.tenants.is_empty()) {
+        if self.records.read(|records| records.tenants.is_empty()) {
             return self.network.clear().await.map_err(Error::from);
         }
         self.apply_rules().await
@@ -145,15 +145,15 @@ impl Links {
     /// Brings the rules in line with the records, and restores them where they are gone. The caller
     /// holds the turn.
     async fn apply_rules(&self) -> Result<()> {
-        let rules = self.records.read(|world| self.rules(world));
+        let rules = self.records.read(|records| self.rules(records));
         match self.network.apply(&rules).await? {
             Applied::Already | Applied::Changed => Ok(()),
             Applied::Restored(lost) => self.walls_were_gone(&lost).await,
         }
     }
 
-    pub(crate) fn rules(&self, world: &RecordSet) -> Ruleset {
-        let tenants = world
+    pub(crate) fn rules(&self, records: &RecordSet) -> Ruleset {
+        let tenants = records
             .tenants
             .values()
             .map(|tenant| TenantRules {
@@ -161,13 +161,13 @@ impl Links {
                 subnet: tenant.network.ipv4_subnet,
                 gateway: tenant.network.gateway(),
                 host_ports: Vec::new(),
-                taps: world
+                taps: records
                     .of_tenant(&tenant.name)
                     .map(|instance| TapRules {
                         tap: self.tap_name(instance),
                         mac: instance.mac,
                         address: instance.address,
-                        egress: world.pools.get(&instance.pool).map_or_else(closed, egress_of),
+                        egress: records.pools.get(&instance.pool).map_or_else(closed, egress_of),
                     })
                     .collect(),
             })
@@ -182,11 +182,11 @@ impl Links {
     /// of the host no machine runs.
     pub async fn restore(&self, machines: bool) -> Result<()> {
         let _turn = self.turn.lock().await;
-        let (tenants, expected) = self.records.read(|world| {
-            let tenants: Vec<Tenant> = world.tenants.values().cloned().collect();
+        let (tenants, expected) = self.records.read(|records| {
+            let tenants: Vec<Tenant> = records.tenants.values().cloned().collect();
             let mut expected: Vec<String> =
                 tenants.iter().map(|tenant| self.bridge_name(tenant)).collect();
-            expected.extend(world.instances.values().map(|i| self.tap_name(i)));
+            expected.extend(records.instances.values().map(|i| self.tap_name(i)));
             (tenants, expected)
         });
         for link in self.network.list().await? {

@@ -14,7 +14,7 @@ impl Links {
     /// machines have lost their tap.
     pub(crate) async fn repair_all(&self) -> Vec<InstanceId> {
         let _turn = self.turn.lock().await;
-        if self.records.read(|world| world.tenants.is_empty()) {
+        if self.records.read(|records| records.tenants.is_empty()) {
             return Vec::new();
         }
         // Rules come first, so that no packet passes a restored link without rules.
@@ -30,7 +30,7 @@ impl Links {
     /// Repairs links, addresses and forwarding. The caller holds the turn. Returns the instances
     /// whose machines have lost their tap.
     pub(crate) async fn repair_links(&self) -> Result<Vec<InstanceId>> {
-        let wanted = self.records.read(|world| self.wanted(world));
+        let wanted = self.records.read(|records| self.wanted(records));
         let done = self.network.mend(&wanted).await?;
         if !done.mended.is_empty() {
             self.links_were_gone(&done.mended).await?;
@@ -38,8 +38,8 @@ impl Links {
         if done.lost.is_empty() {
             return Ok(Vec::new());
         }
-        let lost = |world: &RecordSet| {
-            let live = world.instances.values();
+        let lost = |records: &RecordSet| {
+            let live = records.instances.values();
             live.filter(|i| done.lost.contains(&self.tap_name(i))).map(|i| i.id).collect()
         };
         Ok(self.records.read(lost))
@@ -58,11 +58,11 @@ impl Links {
             self.repairs.links.get_or_create(&vec![("kind", kind.to_owned())]).inc();
         }
         self.records
-            .change(|world, changes| {
-                let (live, wall) = (world.instances.values(), self.records.clock().wall());
+            .change(|records, changes| {
+                let (live, wall) = (records.instances.values(), self.records.clock().wall());
                 for instance in live.filter(|i| matches!(i.heading(), State::Running | State::Warm))
                 {
-                    let Ok(tenant) = world.tenant(&instance.pool.tenant) else { continue };
+                    let Ok(tenant) = records.tenant(&instance.pool.tenant) else { continue };
                     let (bridge, tap) = (self.bridge_name(tenant), self.tap_name(instance));
                     let touches = |d: &&Difference| {
                         d.kind == Differs::Forwarding || d.what == bridge || d.what == tap
@@ -92,7 +92,7 @@ impl Links {
     /// Compares links, addresses and rules with their desired state. Changes nothing.
     pub(crate) async fn verify(&self) -> Result<NetworkReport> {
         let _turn = self.turn.lock().await;
-        let wanted = self.records.read(|world| self.wanted(world));
+        let wanted = self.records.read(|records| self.wanted(records));
         let found = self.network.differences(&wanted).await?;
         let differences = found.into_iter().map(|difference| NetworkDifference {
             kind: match difference.kind {
@@ -111,11 +111,11 @@ impl Links {
         })
     }
 
-    pub(crate) fn wanted(&self, world: &RecordSet) -> Wanted {
-        let mut wanted = Wanted { rules: self.rules(world), ..Wanted::default() };
-        for tenant in world.tenants.values() {
+    pub(crate) fn wanted(&self, records: &RecordSet) -> Wanted {
+        let mut wanted = Wanted { rules: self.rules(records), ..Wanted::default() };
+        for tenant in records.tenants.values() {
             wanted.bridges.push(self.bridge_of(tenant));
-            for instance in world.of_tenant(&tenant.name) {
+            for instance in records.of_tenant(&tenant.name) {
                 let tap = self.tap_of(tenant, instance);
                 match instance.state.has_process() && !instance.is_busy() {
                     true => wanted.taps.push(tap),
@@ -132,8 +132,8 @@ impl Links {
         tracing::error!(lost, "somebody has removed firewall rules; they are in force again");
         self.repairs.rules.inc();
         self.records
-            .change(|world, changes| {
-                let (live, wall) = (world.instances.values(), self.records.clock().wall());
+            .change(|records, changes| {
+                let (live, wall) = (records.instances.values(), self.records.clock().wall());
                 let live = live.filter(|i| matches!(i.heading(), State::Running | State::Warm));
                 live.for_each(|instance| changes.add_event(of_walls(instance, &lost, wall)));
                 Ok(())

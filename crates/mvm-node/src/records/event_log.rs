@@ -94,14 +94,14 @@ impl EventLog {
 
 /// Returns the events for changes of instances, numbered from `first`.
 pub(crate) fn of_changes(
-    world: &RecordSet,
+    records: &RecordSet,
     instances: &[(InstanceId, Option<Instance>)],
     first: u64,
     clock: &Clock,
 ) -> Vec<Event> {
     let (mut events, now) = (Vec::new(), clock.now());
     for (id, after) in instances {
-        let (before, id) = (world.instances.get(id), first + events.len() as u64);
+        let (before, id) = (records.instances.get(id), first + events.len() as u64);
         let event = mvm_model::event::of_change(before, after.as_ref(), id, now);
         // People read the log, even years later: its times are those of the wall clock.
         events.extend(event.map(|event| Event { at: clock.wall_of(event.at), ..event }));

@@ -36,7 +36,7 @@ pub(crate) struct Records {
     events: EventLog,
     /// The records as of the last commit. Locked only while an `Arc` is cloned or a change is made
     /// in memory.
-    world: RwLock<Arc<RecordSet>>,
+    current: RwLock<Arc<RecordSet>>,
     /// Held by a change of the records, from its decision to the end of its commit.
     turn: Mutex<()>,
     /// The number of commits so far.
@@ -46,14 +46,14 @@ pub(crate) struct Records {
 impl Records {
     /// Reads all records from the store, to change them by this clock.
     pub async fn open(store: Arc<dyn Store>, clock: Clock) -> Result<Records> {
-        let world = RecordSet::load(store.as_ref()).await?;
+        let current = RecordSet::load(store.as_ref()).await?;
         let events = EventLog::open(store.as_ref()).await?;
-        let world = RwLock::new(Arc::new(world));
+        let current = RwLock::new(Arc::new(current));
         Ok(Records {
             store,
             clock,
             events,
-            world,
+            current,
             turn: Mutex::default(),
             generation: watch::Sender::new(0),
         })
@@ -81,16 +81,16 @@ impl Records {
     ) -> Result<T> {
         let changed = async {
             let _turn = self.turn.lock().await;
-            let world = self.snapshot();
+            let records = self.snapshot();
             let mut changes = Transaction::default();
-            let value = decide(&world, &mut changes)?;
+            let value = decide(&records, &mut changes)?;
             if changes.is_empty() {
                 return Ok(value);
             }
-            let (writes, mut sealed) = changes.seal(&world, &self.events, &self.clock);
-            drop(world);
+            let (writes, mut sealed) = changes.seal(&records, &self.events, &self.clock);
+            drop(records);
             self.store.commit(writes).await?;
-            self.publish(|world| sealed.apply(world));
+            self.publish(|records| sealed.apply(records));
             self.events.publish(sealed.events);
             self.generation.send_modify(|generation| *generation += 1);
             Ok(value)
@@ -100,8 +100,8 @@ impl Records {
 
     /// Changes the record of one instance.
     pub async fn update(&self, id: InstanceId, change: impl FnOnce(&mut Instance)) -> Result<()> {
-        self.change(|world, changes| {
-            let mut instance = world.by_id(id)?.clone();
+        self.change(|records, changes| {
+            let mut instance = records.by_id(id)?.clone();
             change(&mut instance);
             changes.put_instance(instance);
             Ok(())
@@ -156,21 +156,21 @@ impl Records {
     }
 
     fn snapshot(&self) -> Arc<RecordSet> {
-        self.world.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the records in memory. The caller holds the turn. The records are copied only if
     /// they are being read at this moment.
     fn publish(&self, change: impl FnOnce(&mut RecordSet)) {
-        let mut current = self.world.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(world) = Arc::get_mut(&mut current) {
-            return change(world);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(records) = Arc::get_mut(&mut current) {
+            return change(records);
         }
         let shared = current.clone();
         drop(current);
         let mut next = RecordSet::clone(&shared);
         change(&mut next);
-        *self.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
     }
 }
 
@@ -193,8 +193,8 @@ mod tests {
         done.await.expect("a change");
     }
 
-    fn epoch(world: &RecordSet) -> Option<u64> {
-        world.leader.as_ref().map(|leader| leader.epoch)
+    fn epoch(records: &RecordSet) -> Option<u64> {
+        records.leader.as_ref().map(|leader| leader.epoch)
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -225,9 +225,9 @@ mod tests {
         let records = Records::open(store, Clock::system()).await.expect("records");
         let changed = records.subscribe();
         assert!(records.change(|_, _| Ok(())).await.is_ok());
-        let refused = records.change(|world, changes| {
+        let refused = records.change(|records, changes| {
             changes.put_leader(leader(1));
-            world.job(mvm_model::JobId::from_number(1)).map(drop)
+            records.job(mvm_model::JobId::from_number(1)).map(drop)
         });
         assert!(refused.await.is_err());
         assert_eq!((records.read(epoch), changed.has_changed().ok()), (None, Some(false)));

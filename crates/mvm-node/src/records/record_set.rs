@@ -40,25 +40,25 @@ pub struct RecordSet {
 impl RecordSet {
     /// Reads all records from the store.
     pub async fn load(store: &dyn Store) -> Result<RecordSet> {
-        let mut world = RecordSet::default();
+        let mut records = RecordSet::default();
         for tenant in read::<Tenant>(store, "tenants/").await? {
-            world.tenants.insert(tenant.name.clone(), tenant);
+            records.tenants.insert(tenant.name.clone(), tenant);
         }
         for pool in read::<Pool>(store, "pools/").await? {
-            world.pools.insert(pool.reference.clone(), pool);
+            records.pools.insert(pool.reference.clone(), pool);
         }
         for instance in read::<Instance>(store, "instances/").await? {
-            world.instances.insert(instance.id, instance);
+            records.instances.insert(instance.id, instance);
         }
         for job in read::<Job>(store, "jobs/").await? {
-            world.jobs.insert(job.id, job);
+            records.jobs.insert(job.id, job);
         }
-        world.desired = read::<InForce>(store, DESIRED).await?.pop();
-        world.leader = read::<Leader>(store, LEADER).await?.pop();
+        records.desired = read::<InForce>(store, DESIRED).await?.pop();
+        records.leader = read::<Leader>(store, LEADER).await?.pop();
         for expose in read::<Expose>(store, "exposes/").await? {
-            world.exposes.insert(expose.listen, expose);
+            records.exposes.insert(expose.listen, expose);
         }
-        Ok(world)
+        Ok(records)
     }
 
     /// Returns the tenant, or an error with a hint.

@@ -31,32 +31,32 @@ impl Transaction {
     /// Makes or replaces a tenant.
     pub fn put_tenant(&mut self, tenant: Tenant) {
         self.put(format!("tenants/{}", tenant.name), &tenant);
-        self.apply.push(Box::new(move |world| {
-            world.tenants.insert(tenant.name.clone(), tenant);
+        self.apply.push(Box::new(move |records| {
+            records.tenants.insert(tenant.name.clone(), tenant);
         }));
     }
 
     /// Removes a tenant.
     pub fn remove_tenant(&mut self, name: Name) {
         self.delete(format!("tenants/{name}"));
-        self.apply.push(Box::new(move |world| {
-            world.tenants.remove(&name);
+        self.apply.push(Box::new(move |records| {
+            records.tenants.remove(&name);
         }));
     }
 
     /// Makes or replaces a pool.
     pub fn put_pool(&mut self, pool: Pool) {
         self.put(format!("pools/{}", pool.reference), &pool);
-        self.apply.push(Box::new(move |world| {
-            world.pools.insert(pool.reference.clone(), pool);
+        self.apply.push(Box::new(move |records| {
+            records.pools.insert(pool.reference.clone(), pool);
         }));
     }
 
     /// Removes a pool.
     pub fn remove_pool(&mut self, reference: PoolRef) {
         self.delete(format!("pools/{reference}"));
-        self.apply.push(Box::new(move |world| {
-            world.pools.remove(&reference);
+        self.apply.push(Box::new(move |records| {
+            records.pools.remove(&reference);
         }));
     }
 
@@ -81,16 +81,16 @@ impl Transaction {
     /// Makes or replaces a job.
     pub fn put_job(&mut self, job: Job) {
         self.put(format!("jobs/{}", job.id), &job);
-        self.apply.push(Box::new(move |world| {
-            world.jobs.insert(job.id, job);
+        self.apply.push(Box::new(move |records| {
+            records.jobs.insert(job.id, job);
         }));
     }
 
     /// Removes a job.
     pub fn remove_job(&mut self, id: JobId) {
         self.delete(format!("jobs/{id}"));
-        self.apply.push(Box::new(move |world| {
-            world.jobs.remove(&id);
+        self.apply.push(Box::new(move |records| {
+            records.jobs.remove(&id);
         }));
     }
 
@@ -102,40 +102,40 @@ impl Transaction {
     /// Puts a document of desired state in force.
     pub fn put_desired(&mut self, desired: InForce) {
         self.put(DESIRED.to_owned(), &desired);
-        self.apply.push(Box::new(move |world| world.desired = Some(desired)));
+        self.apply.push(Box::new(move |records| records.desired = Some(desired)));
     }
 
     /// Makes this the leader of a fleet that the node obeys from now on.
     pub fn put_leader(&mut self, leader: Leader) {
         self.put(LEADER.to_owned(), &leader);
-        self.apply.push(Box::new(move |world| world.leader = Some(leader)));
+        self.apply.push(Box::new(move |records| records.leader = Some(leader)));
     }
 
     /// Removes the leader that the node obeys.
     pub fn remove_leader(&mut self) {
         self.delete(LEADER.to_owned());
-        self.apply.push(Box::new(move |world| world.leader = None));
+        self.apply.push(Box::new(move |records| records.leader = None));
     }
 
     /// Removes the document in force.
     pub fn remove_desired(&mut self) {
         self.delete(DESIRED.to_owned());
-        self.apply.push(Box::new(move |world| world.desired = None));
+        self.apply.push(Box::new(move |records| records.desired = None));
     }
 
     /// Makes or replaces a front.
     pub fn put_expose(&mut self, expose: Expose) {
         self.put(format!("exposes/{}", expose.listen), &expose);
-        self.apply.push(Box::new(move |world| {
-            world.exposes.insert(expose.listen, expose);
+        self.apply.push(Box::new(move |records| {
+            records.exposes.insert(expose.listen, expose);
         }));
     }
 
     /// Removes a front.
     pub fn remove_expose(&mut self, listen: SocketAddr) {
         self.delete(format!("exposes/{listen}"));
-        self.apply.push(Box::new(move |world| {
-            world.exposes.remove(&listen);
+        self.apply.push(Box::new(move |records| {
+            records.exposes.remove(&listen);
         }));
     }
 
@@ -143,11 +143,11 @@ impl Transaction {
     /// in memory afterwards.
     pub(super) fn seal(
         mut self,
-        world: &RecordSet,
+        records: &RecordSet,
         log: &EventLog,
         clock: &Clock,
     ) -> (Vec<Write>, Sealed) {
-        let mut events = of_changes(world, &self.instances, log.next_id(), clock);
+        let mut events = of_changes(records, &self.instances, log.next_id(), clock);
         for event in std::mem::take(&mut self.events) {
             let id = log.next_id() + events.len() as u64;
             events.push(Event { id, ..event });
@@ -182,14 +182,14 @@ pub(super) struct Sealed {
 
 impl Sealed {
     /// Changes the records in memory. Called once, when the writes are durable.
-    pub fn apply(&mut self, world: &mut RecordSet) {
+    pub fn apply(&mut self, records: &mut RecordSet) {
         for change in self.apply.drain(..) {
-            change(world);
+            change(records);
         }
         for (id, instance) in self.instances.drain(..) {
             match instance {
-                Some(instance) => world.instances.insert(id, instance),
-                None => world.instances.remove(&id),
+                Some(instance) => records.instances.insert(id, instance),
+                None => records.instances.remove(&id),
             };
         }
     }

@@ -230,20 +230,20 @@ impl Templates {
     /// has nothing of its own yet. Waits until it is settled which templates fit.
     pub(crate) async fn for_instance(&self, id: InstanceId) -> Result<Option<Template>> {
         self.settled().await;
-        self.records.read(|world| {
-            let instance = world.by_id(id)?;
+        self.records.read(|records| {
+            let instance = records.by_id(id)?;
             if !instance.is_blank() || is_template_builder(instance) {
                 return Ok(None);
             }
-            let pool = world.pool(&instance.pool)?;
+            let pool = records.pool(&instance.pool)?;
             Ok(self.find(self.key_of_instance(pool, instance)))
         })
     }
 
     /// Returns the pools that lack a template, by the kind that they need.
     fn awaited(&self) -> BTreeMap<String, PoolRef> {
-        self.records.read(|world| {
-            let lacking = world.pools.values().filter(|pool| self.of_pool(pool).is_none());
+        self.records.read(|records| {
+            let lacking = records.pools.values().filter(|pool| self.of_pool(pool).is_none());
             lacking.filter_map(|pool| Some((self.kind_of(pool)?, pool.reference.clone()))).collect()
         })
     }
@@ -286,14 +286,14 @@ impl Templates {
         // needs.
         let needed: BTreeSet<String> = self
             .records
-            .alone(|world| {
-                let instances = world.instances.values().filter_map(|i| i.template.clone());
-                let blank = world.instances.values().filter(|i| i.dormant);
+            .alone(|records| {
+                let instances = records.instances.values().filter_map(|i| i.template.clone());
+                let blank = records.instances.values().filter(|i| i.dormant);
                 let blank = blank.filter_map(|i| {
-                    let pool = world.pools.get(&i.pool)?;
+                    let pool = records.pools.get(&i.pool)?;
                     Some(self.key_of_instance(pool, i))
                 });
-                let pools = world.pools.values().filter_map(|pool| self.key_of_pool(pool));
+                let pools = records.pools.values().filter_map(|pool| self.key_of_pool(pool));
                 instances.chain(blank).chain(pools).collect()
             })
             .await;

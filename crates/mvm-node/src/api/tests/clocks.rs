@@ -9,11 +9,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Gives all leases of the agent an hour from now.
 async fn lease_for_an_hour(agent: &Agent) {
-    let records = &agent.base.records;
-    let change = records.change(|world, changes| {
-        for mut instance in world.instances.values().cloned() {
+    let hour = agent.base.records.clock().now() + HOUR;
+    let change = agent.base.records.change(|records, changes| {
+        for mut instance in records.instances.values().cloned() {
             let lease = instance.lease.as_mut().expect("a lease");
-            lease.expires_at = records.clock().now() + HOUR;
+            lease.expires_at = hour;
             changes.put_instance(instance);
         }
         Ok(())
@@ -22,7 +22,10 @@ async fn lease_for_an_hour(agent: &Agent) {
 }
 
 fn leases(agent: &Agent) -> usize {
-    agent.base.records.read(|world| world.instances.values().filter(|i| i.lease.is_some()).count())
+    agent
+        .base
+        .records
+        .read(|records| records.instances.values().filter(|i| i.lease.is_some()).count())
 }
 
 /// Ends what is due until no lease is left.

@@ -114,7 +114,7 @@ fn a_template_of_another_accelerator_stays_until_the_new_one_is_made() {
         agent.pools.template_maker.ensure_of(&runners()).await.expect("a template");
         let present = || {
             let templates = &agent.supplies.templates;
-            agent.base.records.read(|world| templates.of_pool(&world.pools[&runners()]))
+            agent.base.records.read(|records| templates.of_pool(&records.pools[&runners()]))
         };
         let old = present().expect("a template").files.dir;
         let turn = agent.pools.template_maker.lock_of(&runners());
@@ -142,7 +142,7 @@ fn a_template_of_another_accelerator_stays_until_the_new_one_is_made() {
         assert!(templates.collect().await);
         assert!(!old.with_file_name("of-nobody").exists());
         while templates.collect().await {}
-        let tenant = agent.base.records.read(|world| world.tenants[&runners().tenant].clone());
+        let tenant = agent.base.records.read(|records| records.tenants[&runners().tenant].clone());
         let put = agent.base.records.change(|_, changes| {
             changes.put_tenant(tenant);
             Ok(())
@@ -181,7 +181,7 @@ fn machines_and_templates_of_a_named_model_are_the_same_on_every_cpu() {
         disable_lingering(&agent).await.expect("a policy");
         let key = || {
             let templates = &agent.supplies.templates;
-            agent.base.records.read(|world| templates.key_of_pool(&world.pools[&runners()]))
+            agent.base.records.read(|records| templates.key_of_pool(&records.pools[&runners()]))
         };
         let (own, has) = (key(), || only(&agent).expect("it").processor.expect("one").model);
         give(&agent, "EPYC").await.expect("an update");
@@ -208,9 +208,9 @@ fn machines_and_templates_of_a_named_model_are_the_same_on_every_cpu() {
         assert_eq!(told, Err(Code::CpuModelUnavailable));
         let sleeper = only(&agent).expect("it");
         assert_eq!((sleeper.state, has()), (State::Sleeping, "EPYC".into()));
-        let before = agent.base.records.read(|world| world.pools[&runners()].clone());
+        let before = agent.base.records.read(|records| records.pools[&runners()].clone());
         assert_eq!(give(&agent, "EPYC-Milan").await, Err(Code::CpuModelUnavailable));
-        let after = agent.base.records.read(|world| world.pools[&runners()].clone());
+        let after = agent.base.records.read(|records| records.pools[&runners()].clone());
         assert_eq!(after, before, "nothing is changed");
         machines.set_lacking_models(Vec::new());
         bring(&agent, State::Running).await.expect("awake");
@@ -236,7 +236,7 @@ fn a_document_with_a_model_that_cannot_be_had_is_refused_as_a_whole() {
         assert_eq!(refused.path(), "$.tenants[0].pools[0].cpu_model");
         assert!(refused.hint().contains("--cpu-model host"), "{refused}");
         machines.set_lacking_models(Vec::new());
-        let has = || agent.base.records.read(|world| world.pools[&runners()].cpu_model.clone());
+        let has = || agent.base.records.read(|records| records.pools[&runners()].cpu_model.clone());
         assert!(has().is_host());
         agent.steering.desired.apply(document.clone(), false, false).await.expect("a document");
         while has() != model {

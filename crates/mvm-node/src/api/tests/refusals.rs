@@ -134,8 +134,8 @@ async fn everything(agent: &Arc<Agent>, host: &Host) -> Everything {
     let links = agent.supplies.links.network().list().await.expect("links");
     let mut files = BTreeMap::new();
     walk(root.path(), &mut files);
-    let running: Vec<InstanceId> = agent.base.records.read(|world| {
-        let running = world.instances.values().filter(|i| i.state == State::Running);
+    let running: Vec<InstanceId> = agent.base.records.read(|records| {
+        let running = records.instances.values().filter(|i| i.state == State::Running);
         running.map(|i| i.id).collect()
     });
     let (mut guests, mut sessions) = (BTreeMap::new(), BTreeMap::new());
@@ -204,8 +204,8 @@ async fn prepare(agent: &Arc<Agent>, app: &Router) -> crate::Result<Stage> {
     agent
         .base
         .records
-        .change(|world, changes| {
-            let mut pool = world.pool(&bare)?.clone();
+        .change(|records, changes| {
+            let mut pool = records.pool(&bare)?.clone();
             (pool.revisions, pool.current) = (Vec::new(), None);
             changes.put_pool(pool);
             Ok(())
@@ -241,7 +241,7 @@ async fn prepare(agent: &Arc<Agent>, app: &Router) -> crate::Result<Stage> {
         Refused { operation: "node.leader", who: Caller::Root, at: vec![], body: leader, code: "" };
     assert_eq!(send(app, &obeyed).await.1, 200);
     // The quota allows no more instances, jobs, or running or warm machines.
-    let usage = agent.base.records.read(|world| world.usage(&runners().tenant));
+    let usage = agent.base.records.read(|records| records.usage(&runners().tenant));
     let quotas = Quotas {
         max_running: usage.running,
         max_instances_per_pool: usage.instances,

@@ -61,8 +61,8 @@ async fn cutting(to: SocketAddr, bytes: u64, cuts: Arc<AtomicUsize>) -> SocketAd
 async fn happen(agent: &Agent, times: usize) {
     let id: InstanceId = "i-00000000".parse().expect("an id");
     for _ in 0..times {
-        let done = agent.base.records.change(|world, changes| {
-            let mut instance = world.instances[&id].clone();
+        let done = agent.base.records.change(|records, changes| {
+            let mut instance = records.instances[&id].clone();
             instance.state =
                 if instance.state == State::Running { State::Warm } else { State::Running };
             changes.put_instance(instance);

@@ -27,10 +27,10 @@ async fn pools_that_keep_more_up_than_the_host_has_say_so() {
     agent
         .base
         .records
-        .change(|world, changes| {
+        .change(|records, changes| {
             for tenant in ["ci", "lab"] {
                 let tenant: Name = tenant.parse().expect("a name");
-                let mut pool = world
+                let mut pool = records
                     .pools
                     .values()
                     .find(|p| p.reference.tenant == tenant)

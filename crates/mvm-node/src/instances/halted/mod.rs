@@ -60,10 +60,10 @@ impl Halted {
     }
 
     /// Returns the metric of machines that are paused now.
-    pub(crate) fn gauge(&self, world: &RecordSet, only: Option<&Name>) -> Family<Labels, Gauge> {
+    pub(crate) fn gauge(&self, records: &RecordSet, only: Option<&Name>) -> Family<Labels, Gauge> {
         let gauge: Family<Labels, Gauge> = Family::default();
         for (id, paused) in locked(&self.shown).iter() {
-            let Some(instance) = world.instances.get(id) else { continue };
+            let Some(instance) = records.instances.get(id) else { continue };
             if only.is_none_or(|tenant| instance.pool.tenant == *tenant) {
                 let mut labels = of_pool(&instance.pool);
                 labels.push(("cause", paused.cause.as_str().to_owned()));

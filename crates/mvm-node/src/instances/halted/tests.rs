@@ -141,7 +141,7 @@ fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
         let job = agent.work.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
         let mut changes = agent.base.records.subscribe();
         let machine = loop {
-            let job = agent.base.records.read(|world| world.job(job).cloned())?;
+            let job = agent.base.records.read(|records| records.job(job).cloned())?;
             if job.state == JobState::Running {
                 break job.attempts[0].instance.id;
             }
@@ -152,7 +152,7 @@ fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
         let reason = ended.reason.unwrap_or_default();
         assert_eq!(ended.state, JobState::Lost, "{reason}");
         assert!(reason.contains("no_space: it was paused for 0 s: no space on"), "{reason}");
-        while agent.base.records.read(|world| world.instances.contains_key(&machine)) {
+        while agent.base.records.read(|records| records.instances.contains_key(&machine)) {
             changes.changed().await.expect("a node");
         }
         Ok(())
