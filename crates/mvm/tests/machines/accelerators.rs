@@ -119,7 +119,8 @@ fn a_pool_gives_its_machines_a_named_cpu_in_full_or_not_at_all() {
     assert_eq!(pool()["cpu_model"], "host", "nothing is changed");
     // QEMU does not translate all of this one.
     if !has_kvm() {
-        let mut new = vec!["pool", "create", "ci/new", "--flake", "/none", "--profile", "small"];
+        let flake = lab.root.join("flake").display().to_string();
+        let mut new = vec!["pool", "create", "ci/new", "--flake", &flake, "--profile", "small"];
         new.extend(["--cpu-model", "Skylake-Server"]);
         let refused = lab.refused(&new, "cpu_model_unavailable");
         assert!(refused.contains("avx512") && refused.contains("--cpu-model host"), "{refused}");
