@@ -7,6 +7,7 @@ use crate::{
 use async_trait::async_trait;
 use mvm_model::CpuModel;
 use mvm_model::accelerator::Processor;
+use mvm_model::footprint::Footprint;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -123,6 +124,10 @@ pub trait Machine: Send + Sync {
 
     /// Returns what the host measures of the machine. Error: `gone` if it has ended.
     async fn stats(&self) -> Result<MachineStats>;
+
+    /// Returns what the machine's process takes of the host's memory, by what it is for. Takes some
+    /// milliseconds of the processor. Error: `gone` if it has ended.
+    async fn footprint(&self) -> Result<Footprint>;
 
     /// Resolves when the process is gone; at once if it is gone already.
     async fn exited(&self) -> Exit;

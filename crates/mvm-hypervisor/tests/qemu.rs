@@ -36,6 +36,10 @@ async fn boots_confined_pauses_resumes_and_leaves_nothing() {
     machine.pause().await.unwrap();
     let paused = machine.stats().await.unwrap();
     assert!(paused.paused && paused.resident_kib > 0 && paused.proportional_kib > 0);
+    let footprint = machine.footprint().await.expect("a footprint");
+    assert!(footprint.guest_kib > 0 && footprint.heap_kib > 0, "{footprint:?}");
+    assert_eq!(footprint.translation_kib > 0, accelerator() == Accelerator::Tcg, "{footprint:?}");
+    assert!(footprint.own_kib() <= paused.resident_kib, "{footprint:?} of {paused:?}");
     let stands = count(&spec);
     tokio::time::sleep(SECOND).await;
     assert_eq!(count(&spec), stands, "a paused guest does not count");

@@ -25,6 +25,7 @@ pub mod error;
 pub mod event;
 pub mod expose;
 pub mod fleet;
+pub mod footprint;
 pub mod halt;
 pub mod hex;
 pub mod host;

@@ -95,6 +95,7 @@ impl InstanceViews {
             cpu_time_ms: 0,
             resident_kib: 0,
             proportional_kib: 0,
+            footprint: None,
             net_sent_bytes: 0,
             net_received_bytes: 0,
             disk_kib,
@@ -107,14 +108,15 @@ impl InstanceViews {
         }
         let machine = self.machine_for_stats(&instance, &mut stats).await;
         let Some(machine) = machine else { return Ok(stats) };
-        let machine = match machine.stats().await {
+        let used = match machine.stats().await {
             // A lingering process may end at any time.
             Err(_) if instance.state == State::Sleeping => return Ok(stats),
-            stats => stats?,
+            used => used?,
         };
-        stats.cpu_time_ms = machine.cpu_time_ms;
-        stats.resident_kib = machine.resident_kib;
-        stats.proportional_kib = machine.proportional_kib;
+        stats.cpu_time_ms = used.cpu_time_ms;
+        stats.resident_kib = used.resident_kib;
+        stats.proportional_kib = used.proportional_kib;
+        stats.footprint = machine.footprint().await.ok();
         Ok(stats)
     }
 

@@ -1,5 +1,6 @@
 //! Requests and responses about instances, their leases and claims.
 
+use mvm_model::footprint::Footprint;
 use mvm_model::halt::Paused;
 use mvm_model::policy::Next;
 use mvm_model::{
@@ -228,6 +229,9 @@ pub struct InstanceStats {
     pub resident_kib: u64,
     /// Proportional share of the memory of the hypervisor's process in KiB (PSS).
     pub proportional_kib: u64,
+    /// The memory of the hypervisor's process by what it is for; absent where there is no process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footprint: Option<Footprint>,
     /// Bytes that the guest has sent.
     pub net_sent_bytes: u64,
     /// Bytes that the guest has received.

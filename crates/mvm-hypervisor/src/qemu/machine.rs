@@ -1,5 +1,6 @@
 //! One live QEMU process.
 
+use super::footprint::{self, sum_kib};
 use super::heard;
 use super::probe::without_kvm;
 use super::process::{Ending, Process};
@@ -14,6 +15,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use mvm_model::accelerator::Processor;
+use mvm_model::footprint::Footprint;
 use qapi::qmp::RunState;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -73,6 +75,10 @@ pub(super) enum RequestedState {
 }
 
 impl QemuMachine {
+    fn just_ended(&self) -> Error {
+        Error::Gone { id: self.0.spec.id.clone(), reason: "it just ended".into() }
+    }
+
     pub(super) fn new(
         spec: &VmSpec,
         process: Process,
@@ -354,13 +360,11 @@ pub(super) fn check_kvm(id: &str, hardware: &Hardware) -> Result<()> {
 fn usage(pid: u32) -> Option<MachineStats> {
     let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
     let stat = process.stat().ok()?;
-    let rollup = process.smaps_rollup().ok()?;
-    let map = rollup.memory_map_rollup.0.first()?;
-    let kib = |name: &str| map.extension.map.get(name).map_or(0, |bytes| bytes / 1024);
+    let rollup = process.smaps_rollup().ok()?.memory_map_rollup.0;
     Some(MachineStats {
         cpu_time_ms: (stat.utime + stat.stime) * 1000 / procfs::ticks_per_second().max(1),
-        resident_kib: kib("Rss"),
-        proportional_kib: kib("Pss"),
+        resident_kib: sum_kib(&rollup, "Rss"),
+        proportional_kib: sum_kib(&rollup, "Pss"),
         paused: false,
     })
 }
@@ -485,8 +489,16 @@ impl Machine for QemuMachine {
                 let paused = status.is_some_and(|status| status != RunState::running);
                 Ok(MachineStats { paused, ..stats })
             }
-            _ => Err(Error::Gone { id: inner.spec.id.clone(), reason: "it just ended".into() }),
+            _ => Err(self.just_ended()),
         }
+    }
+
+    async fn footprint(&self) -> Result<Footprint> {
+        let pid = self.0.process.identity.pid;
+        let memory = self.0.spec.memory.clone();
+        let found = tokio::task::spawn_blocking(move || footprint::of_process(pid, &memory)).await;
+        let found = found.ok().flatten().filter(|_| !self.0.process.has_ended());
+        found.ok_or_else(|| self.just_ended())
     }
 
     async fn exited(&self) -> Exit {

@@ -11,6 +11,7 @@ mod binary;
 mod cpu_models;
 mod cpuid;
 mod driver;
+mod footprint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod heard;

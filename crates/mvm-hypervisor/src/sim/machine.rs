@@ -12,6 +12,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use mvm_model::accelerator::Processor;
+use mvm_model::footprint::Footprint;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,15 @@ impl SimMachine {
 
     fn host(&self) -> &SimHost {
         &self.holder.host
+    }
+
+    /// Returns the memory of its own in KiB, as an idle guest has it.
+    fn own_kib(&self) -> u64 {
+        let all = self.state.spec.mem_mib.kib();
+        match self.state.memory {
+            RestoreMemory::Own => all / 4,
+            RestoreMemory::Clone => all / 10,
+        }
     }
 
     /// Counts the call, injects its fault and lets its time pass.
@@ -144,12 +154,15 @@ impl Machine for SimMachine {
             // The numbers are those of an idle guest.
             cpu_time_ms: self.state.guest_ms() / 20,
             resident_kib: all / 4,
-            proportional_kib: match self.state.memory {
-                RestoreMemory::Own => all / 4,
-                RestoreMemory::Clone => all / 10,
-            },
+            proportional_kib: self.own_kib(),
             paused: !self.state.is_running(),
         })
+    }
+
+    async fn footprint(&self) -> Result<Footprint> {
+        let guest_kib = self.own_kib();
+        let shared_kib = self.state.spec.mem_mib.kib() / 4 - guest_kib;
+        Ok(Footprint { guest_kib, shared_kib, ..Footprint::default() })
     }
 
     async fn exited(&self) -> Exit {

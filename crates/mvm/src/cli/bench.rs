@@ -1,14 +1,16 @@
 //! `mvm bench`
 
 use super::context::Context;
+use super::density;
+use super::instance::go;
 use super::stages::{Stage, Times};
 use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Args;
 use hdrhistogram::Histogram;
-use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
+use mvm_api::types::{CreateInstance, InstanceStats, InstanceView};
 use mvm_api::{Client, paths};
-use mvm_model::{Code, InstanceRef, Mib, PoolRef};
+use mvm_model::{Code, Mib, PoolRef};
 use serde::Serialize;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -22,6 +24,7 @@ Examples:
   mvm bench --pool ci/runners
   mvm bench --pool ci/runners -n 50 --output json
   mvm bench --pool ci/runners --stages
+  mvm bench --pool ci/runners --density 8
 
 It makes an instance of its own, and destroys it afterwards. `run` takes the pool's spares.")]
 pub struct Bench {
@@ -34,6 +37,10 @@ pub struct Bench {
     /// Show where the time goes on each path, as the agent counts it
     #[arg(long)]
     stages: bool,
+    /// Measure instead what this many warm clones take of the host's memory, each on average
+    #[arg(long, value_name = "CLONES", conflicts_with_all = ["number", "stages"])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    density: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,6 +67,9 @@ struct Report {
 /// Runs the command.
 pub async fn run(context: &Context, bench: Bench) -> Outcome {
     let client = context.client()?;
+    if let Some(clones) = bench.density {
+        return density::run(context, &client, bench.pool, clones).await;
+    }
     let path = paths::pool_part(&bench.pool, "instances");
     let made: InstanceView = client.post(&path, &CreateInstance { start: true }).await?;
     let outcome = measure(context, &client, &bench, &made).await;
@@ -216,12 +226,6 @@ async fn clones(
         gone?;
     }
     Ok(samples)
-}
-
-async fn go(client: &Client, instance: &InstanceRef, verb: &str) -> Result<(), CliError> {
-    let path = paths::instance_part(instance, verb);
-    let _: Moved = client.post(&path, &MoveInstance::default()).await?;
-    Ok(())
 }
 
 /// Starts this program with `arguments`. Returns the ms until its first byte of output.

@@ -326,10 +326,28 @@ async fn moved(
     verb: &str,
     lease_s: Option<u64>,
 ) -> Outcome {
-    let path = paths::instance_part(instance, verb);
-    let moved: Moved = context.client()?.post(&path, &MoveInstance { lease_s }).await?;
+    let moved = call(&context.client()?, instance, verb, lease_s).await?;
     let line = format!("{instance} is {} ({:.1} ms)", moved.instance.state, moved.took_ms);
     output::say(context.format, &moved, &line)
+}
+
+async fn call(
+    client: &Client,
+    instance: &InstanceRef,
+    verb: &str,
+    lease_s: Option<u64>,
+) -> Result<Moved, CliError> {
+    let path = paths::instance_part(instance, verb);
+    Ok(client.post(&path, &MoveInstance { lease_s }).await?)
+}
+
+/// Moves an instance to another state without a word about it.
+pub(super) async fn go(
+    client: &Client,
+    instance: &InstanceRef,
+    verb: &str,
+) -> Result<(), CliError> {
+    call(client, instance, verb, None).await.map(drop)
 }
 
 async fn copy(

@@ -10,6 +10,7 @@ mod context;
 mod coordinator;
 mod coordinator_serve;
 mod copying;
+mod density;
 mod desired;
 mod doctor;
 mod environment;
