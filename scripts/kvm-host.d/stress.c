@@ -165,7 +165,8 @@ int main(int count, char **words) {
     rest = alone ? 0 : atoi(words[2]) * 1000;
     if (alone) take_console();
     setvbuf(stdout, NULL, _IOLBF, 0);
-    struct sigaction action = { .sa_handler = ask_to_end };
+    /* A wait for a child goes on after it. */
+    struct sigaction action = { .sa_handler = ask_to_end, .sa_flags = SA_RESTART };
     sigaction(SIGTERM, &action, NULL);
     int failed = run_all(alone ? seconds() : atoi(words[1]));
     if (!failed) printf("stress: right\n");

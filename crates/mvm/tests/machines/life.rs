@@ -93,6 +93,10 @@ fn all_that_a_machine_knows_survives_many_sleeps() {
         assert!(!said.contains("wrong"), "after {round} sleeps: {said}");
     }
     lab.exec(&vm, "kill $(cat /run/pid)");
-    wait_for("the programs to end", || lab.exec(&vm, "cat /run/said").contains("right"));
+    wait_for("the programs to end", || {
+        let said = lab.exec(&vm, "cat /run/said");
+        assert!(!said.contains("wrong"), "at the end: {said}");
+        said.contains("right")
+    });
     lab.ok(&["instance", "destroy", &vm]);
 }
