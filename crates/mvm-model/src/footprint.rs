@@ -18,7 +18,7 @@ pub struct Footprint {
     pub anonymous_kib: u64,
     /// Its own pages of the program and its libraries: relocated and changed data.
     pub program_kib: u64,
-    /// What it shares with other processes, counted in full.
+    /// What stays when it ends, counted in full: its template's pages, and what others use too.
     pub shared_kib: u64,
     /// How much of all this is in huge pages.
     pub huge_kib: u64,

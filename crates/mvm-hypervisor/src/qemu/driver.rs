@@ -263,6 +263,8 @@ impl Hypervisor for QemuDriver {
             return Err(failed(format!("{error}; QEMU ended ({ending}): {log}")));
         }
         if !feeding.await.unwrap_or(false) {
+            process.kill_now();
+            process.ended().await;
             return Err(failed("it is damaged: its checksum does not match".into()));
         }
         guard.disarm();

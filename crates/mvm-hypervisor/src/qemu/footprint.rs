@@ -19,17 +19,29 @@ pub(super) fn of_process(pid: u32, memory: &Path) -> Option<Footprint> {
 
 /// Returns what mappings take, by what they are for.
 fn footprint(maps: &[MemoryMap], memory: &Path) -> Footprint {
-    let all = |field: &str| sum_kib(maps, field);
+    let huge = ["AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"];
     let mut footprint = Footprint {
-        shared_kib: all("Shared_Clean") + all("Shared_Dirty"),
-        huge_kib: all("AnonHugePages") + all("ShmemPmdMapped") + all("FilePmdMapped"),
+        huge_kib: huge.iter().map(|field| sum_kib(maps, field)).sum(),
         ..Footprint::default()
     };
     for map in maps {
-        let own = sum_kib([map], "Private_Clean") + sum_kib([map], "Private_Dirty");
+        let own = own_kib(map, memory);
         *part(&mut footprint, map, memory) += own;
+        footprint.shared_kib += sum_kib([map], "Rss").saturating_sub(own);
     }
     footprint
+}
+
+/// Returns how much of a mapping goes when the process ends.
+fn own_kib(map: &MemoryMap, memory: &Path) -> u64 {
+    let is_clone = map.perms.contains(MMPermissions::PRIVATE);
+    match &map.pathname {
+        // The rest is the template's, even while this is its only clone.
+        MMapPath::Path(path) if is_clone && is_same_file(path, memory) => {
+            sum_kib([map], "Anonymous")
+        }
+        _ => sum_kib([map], "Private_Clean") + sum_kib([map], "Private_Dirty"),
+    }
 }
 
 /// Returns the part of the footprint that a mapping belongs to.
@@ -75,7 +87,12 @@ mod tests {
         let text = [
             mapping(
                 "7f0000000000-7f0020000000 rw-p 00000000 fe:01 7 /srv/templates/0123/memory",
-                &[("Shared_Clean", 9000), ("Private_Dirty", 1600), ("AnonHugePages", 512)],
+                &[
+                    ("Rss", 10600),
+                    ("Private_Clean", 9000),
+                    ("Anonymous", 1600),
+                    ("AnonHugePages", 512),
+                ],
             ),
             mapping(
                 "7f0030000000-7f0038000000 rwxp 00000000 00:00 0 ",
@@ -88,7 +105,7 @@ mod tests {
             mapping("7f0040000000-7f0041000000 rw-p 00000000 00:00 0 ", &[("Private_Dirty", 5400)]),
             mapping(
                 "7f0050000000-7f0050200000 r--p 00000000 fe:01 9 /usr/lib/libc.so.6",
-                &[("Private_Dirty", 4000), ("Private_Clean", 700), ("Shared_Clean", 1000)],
+                &[("Rss", 5700), ("Private_Dirty", 4000), ("Private_Clean", 700)],
             ),
             mapping(
                 "7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0 [stack]",

@@ -48,7 +48,10 @@ async fn measure(
         let clone: InstanceView = client.post(&path, &CreateInstance { start: true }).await?;
         made.push(clone.reference.clone());
         if clone.way_up != Some(WayUp::Cloned) {
-            let what = format!("{} was not cloned: the pool has no template yet", clone.reference);
+            let what = format!(
+                "{} was not cloned: the pool has no template (`mvm pool build {pool}` makes one)",
+                clone.reference
+            );
             return Err(CliError::new(Code::BenchFailed, what));
         }
         go(client, &clone.reference, "warm").await?;
