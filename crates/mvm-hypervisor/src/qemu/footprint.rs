@@ -25,7 +25,7 @@ fn footprint(maps: &[MemoryMap], memory: &Path) -> Footprint {
         ..Footprint::default()
     };
     for map in maps {
-        let own = own_kib(map, memory);
+        let own = own_kib(map);
         *part(&mut footprint, map, memory) += own;
         footprint.shared_kib += sum_kib([map], "Rss").saturating_sub(own);
     }
@@ -33,11 +33,10 @@ fn footprint(maps: &[MemoryMap], memory: &Path) -> Footprint {
 }
 
 /// Returns how much of a mapping goes when the process ends.
-fn own_kib(map: &MemoryMap, memory: &Path) -> u64 {
-    let is_clone = map.perms.contains(MMPermissions::PRIVATE);
+fn own_kib(map: &MemoryMap) -> u64 {
     match &map.pathname {
-        // The rest is the template's, even while this is its only clone.
-        MMapPath::Path(path) if is_clone && is_same_file(path, memory) => {
+        // The rest is the file's, even while nobody else maps it: the template's, or a library's.
+        MMapPath::Path(_) if map.perms.contains(MMPermissions::PRIVATE) => {
             sum_kib([map], "Anonymous")
         }
         _ => sum_kib([map], "Private_Clean") + sum_kib([map], "Private_Dirty"),
@@ -105,7 +104,7 @@ mod tests {
             mapping("7f0040000000-7f0041000000 rw-p 00000000 00:00 0 ", &[("Private_Dirty", 5400)]),
             mapping(
                 "7f0050000000-7f0050200000 r--p 00000000 fe:01 9 /usr/lib/libc.so.6",
-                &[("Rss", 5700), ("Private_Dirty", 4000), ("Private_Clean", 700)],
+                &[("Rss", 5700), ("Private_Clean", 1000), ("Anonymous", 4700)],
             ),
             mapping(
                 "7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0 [stack]",
