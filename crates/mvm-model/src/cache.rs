@@ -4,6 +4,7 @@
 use crate::error::Fault;
 use crate::mib::Mib;
 use crate::name::Name;
+use crate::text::invalid;
 use crate::timestamp::Timestamp;
 use mvm_code::Code;
 use schemars::JsonSchema;
@@ -36,8 +37,7 @@ impl FromStr for Cache {
 
     fn from_str(text: &str) -> Result<Self, Fault> {
         let form = || {
-            let shown: String = text.chars().take(80).collect();
-            Fault::new(Code::InvalidValue, format!("{shown:?} is not a valid cache"))
+            invalid(text, "cache")
                 .hint("write it as NAME:PATH:SIZE, the size in MiB: ccache:/root/.ccache:2048")
         };
         let (rest, size) = text.rsplit_once(':').ok_or_else(form)?;

@@ -5,7 +5,7 @@
 //! gets the model in full, or is not started.
 
 use crate::error::Fault;
-use mvm_code::Code;
+use crate::text::{invalid, string_conversions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -55,27 +55,13 @@ impl FromStr for CpuModel {
         if fits && !text.starts_with(['.', '_', '-']) {
             return Ok(CpuModel(text.to_owned()));
         }
-        let shown: String = text.chars().take(80).collect();
         let hint =
             "write host, or a name of `qemu-system-x86_64 -cpu help`, such as EPYC or Nehalem";
-        let message = format!("{shown:?} is not a valid CPU model");
-        Err(Fault::new(Code::InvalidValue, message).hint(hint))
+        Err(invalid(text, "CPU model").hint(hint))
     }
 }
 
-impl TryFrom<String> for CpuModel {
-    type Error = Fault;
-
-    fn try_from(text: String) -> Result<Self, Fault> {
-        text.parse()
-    }
-}
-
-impl From<CpuModel> for String {
-    fn from(model: CpuModel) -> String {
-        model.0
-    }
-}
+string_conversions!(CpuModel);
 
 impl fmt::Display for CpuModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -185,6 +171,7 @@ pub fn choices(offered: &[OfferedModel]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_code::Code;
     use proptest::prelude::*;
 
     fn offered(name: &str, alias_of: Option<&str>, lacks: &[&str]) -> OfferedModel {

@@ -2,8 +2,7 @@
 
 use crate::error::Fault;
 use crate::hex;
-use crate::text::{plain_schema, string_conversions};
-use mvm_code::Code;
+use crate::text::{invalid, plain_schema, string_conversions};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -63,8 +62,7 @@ impl FromStr for Digest {
             Some(())
         });
         read.filter(|()| fits).map(|()| Digest(bytes)).ok_or_else(|| {
-            let shown: String = text.chars().take(80).collect();
-            Fault::new(Code::InvalidValue, format!("{shown:?} is not a valid digest"))
+            invalid(text, "digest")
                 .hint("a digest is 64 hexadecimal digits, as `mvm image list -o json` shows")
         })
     }

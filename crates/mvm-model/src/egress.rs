@@ -1,7 +1,7 @@
 //! What a pool's guests may reach outside.
 
 use crate::error::Fault;
-use crate::text::string_conversions;
+use crate::text::{shown, string_conversions};
 use ipnet::Ipv4Net;
 use mvm_code::Code;
 use schemars::JsonSchema;
@@ -147,7 +147,7 @@ impl FromStr for Destination {
     type Err = Fault;
 
     fn from_str(text: &str) -> Result<Self, Fault> {
-        let shown: String = text.chars().take(80).collect();
+        let shown = shown(text);
         let wrong = |why: &str| {
             Fault::new(Code::InvalidValue, format!("{shown:?} is not a destination: {why}"))
                 .hint("write it as CIDR[:PORT[/PROTO]], such as 10.0.0.0/8:443/tcp")

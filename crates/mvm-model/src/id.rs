@@ -2,7 +2,7 @@
 //! sixteen digits where a lease is a claim's, unique in a fleet.
 
 use crate::error::Fault;
-use crate::text::{plain_schema, string_conversions};
+use crate::text::{plain_schema, shown, string_conversions};
 use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -118,7 +118,7 @@ string_conversions!(LeaseId);
 plain_schema!(LeaseId as String);
 
 fn invalid(text: &str, what: &str) -> Fault {
-    let shown: String = text.chars().take(80).collect();
+    let shown = shown(text);
     Fault::new(Code::InvalidReference, format!("{shown:?} is not a valid {what} id"))
 }
 

@@ -4,6 +4,7 @@ use crate::error::Fault;
 use crate::id::JobId;
 use crate::name::{InstanceRef, Name, PoolRef};
 use crate::state::State;
+use crate::text::{invalid, shown};
 use crate::timestamp::Timestamp;
 use crate::variable::{HINT, is_variable};
 use crate::way_up::WayUp;
@@ -85,7 +86,7 @@ impl JobSpec {
             return Err(wrong("artifacts", "a path has a zero byte in it".to_owned()));
         }
         if let Some((name, _)) = env.clone().find(|(name, _)| !is_variable(name)) {
-            let shown: String = name.chars().take(80).collect();
+            let shown = shown(name);
             return Err(wrong("env", format!("{shown:?} is not a valid variable name")).hint(HINT));
         }
         if let Some((name, _)) = env.clone().find(|(_, value)| value.contains('\0')) {
@@ -198,10 +199,8 @@ impl FromStr for JobState {
 
     fn from_str(text: &str) -> Result<Self, Fault> {
         Self::ALL.into_iter().find(|state| state.to_string() == text).ok_or_else(|| {
-            let shown: String = text.chars().take(80).collect();
             let all = Self::ALL.map(|state| state.to_string()).join(", ");
-            Fault::new(Code::InvalidValue, format!("{shown:?} is not a valid job state"))
-                .hint(format!("the states are {all}"))
+            invalid(text, "job state").hint(format!("the states are {all}"))
         })
     }
 }

@@ -1,8 +1,7 @@
 //! MAC addresses.
 
 use crate::error::Fault;
-use crate::text::{plain_schema, string_conversions};
-use mvm_code::Code;
+use crate::text::{invalid, plain_schema, string_conversions};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -42,9 +41,7 @@ impl FromStr for Mac {
 
     fn from_str(text: &str) -> Result<Mac, Fault> {
         bytes(text).map(Mac).ok_or_else(|| {
-            let shown: String = text.chars().take(80).collect();
-            Fault::new(Code::InvalidValue, format!("{shown:?} is not a valid MAC address"))
-                .hint("write it as six bytes: 02:00:00:00:00:01")
+            invalid(text, "MAC address").hint("write it as six bytes: 02:00:00:00:00:01")
         })
     }
 }
@@ -65,6 +62,7 @@ plain_schema!(Mac as String);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_code::Code;
     use proptest::prelude::*;
 
     #[test]

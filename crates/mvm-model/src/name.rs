@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::id::InstanceId;
-use crate::text::string_conversions;
+use crate::text::{shown, string_conversions};
 use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ impl FromStr for Name {
         } else {
             return Ok(Name(text.to_owned()));
         };
-        let shown: String = text.chars().take(80).collect();
+        let shown = shown(text);
         Err(Fault::new(Code::InvalidName, format!("the name {shown:?} {cause}"))
             .hint("use 1 to 63 of a-z, 0-9 and '-', with no hyphen first or last"))
     }

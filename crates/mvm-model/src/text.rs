@@ -1,5 +1,18 @@
 //! Types that are written as text, and read back.
 
+use crate::error::Fault;
+use mvm_code::Code;
+
+/// Returns the part of a text that a message shows: 80 characters at most.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// Makes the fault of a text that is not a value of this kind.
+pub(crate) fn invalid(text: &str, what: &str) -> Fault {
+    Fault::new(Code::InvalidValue, format!("{:?} is not a valid {what}", shown(text)))
+}
+
 /// Implements the string conversions that serde needs, the same for every name-like type.
 macro_rules! string_conversions {
     ($($type:ty),*) => {$(

@@ -303,8 +303,7 @@ impl Args {
 pub(super) mod tests {
     use super::*;
     use crate::{Disk, Nic};
-    use mvm_model::Mac;
-    use mvm_model::Mib;
+    use mvm_model::{Mac, Mib};
 
     pub(in crate::qemu) fn sample(confined: bool) -> VmSpec {
         let disk = |id: &str| Disk { id: id.into(), path: "/dev/null".into(), read_only: true };

@@ -1,5 +1,6 @@
 //! The memory of a machine's process, from its mappings (smaps in proc_pid_smaps(5)).
 
+use super::process::proc_of;
 use mvm_model::footprint::Footprint;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use std::path::Path;
@@ -13,8 +14,7 @@ pub(super) fn sum_kib<'a>(maps: impl IntoIterator<Item = &'a MemoryMap>, field: 
 /// Returns what a process takes, by what it is for; `None` if it is gone. `memory` is the file of its
 /// guest's memory.
 pub(super) fn of_process(pid: u32, memory: &Path) -> Option<Footprint> {
-    let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
-    Some(footprint(&process.smaps().ok()?.0, memory))
+    Some(footprint(&proc_of(pid)?.smaps().ok()?.0, memory))
 }
 
 /// Returns what mappings take, by what they are for.

@@ -3,7 +3,7 @@
 use super::footprint::{self, sum_kib};
 use super::heard;
 use super::probe::without_kvm;
-use super::process::{Ending, Process};
+use super::process::{Ending, Process, proc_of};
 use super::qmp::Qmp;
 use super::reading::read_until;
 use super::snapshot::{self, Draft, Hardware};
@@ -358,7 +358,7 @@ pub(super) fn check_kvm(id: &str, hardware: &Hardware) -> Result<()> {
 
 /// Reads CPU time and memory use from /proc (proc(5)); `None` if the process is gone.
 fn usage(pid: u32) -> Option<MachineStats> {
-    let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
+    let process = proc_of(pid)?;
     let stat = process.stat().ok()?;
     let rollup = process.smaps_rollup().ok()?.memory_map_rollup.0;
     Some(MachineStats {

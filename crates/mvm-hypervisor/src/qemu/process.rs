@@ -206,14 +206,17 @@ fn identify(pid: u32) -> Option<ProcessIdentity> {
     Some(ProcessIdentity { pid, start_time, marker })
 }
 
+/// Returns what /proc has of a process; `None` if it is gone.
+pub(super) fn proc_of(pid: u32) -> Option<procfs::process::Process> {
+    procfs::process::Process::new(i32::try_from(pid).ok()?).ok()
+}
+
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?;
-    Some(stat.starttime)
+    Some(proc_of(pid)?.stat().ok()?.starttime)
 }
 
 fn is_zombie(pid: u32) -> bool {
-    let stat = i32::try_from(pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok());
-    stat.and_then(|process| process.stat().ok()).is_none_or(|stat| stat.state == 'Z')
+    proc_of(pid).and_then(|process| process.stat().ok()).is_none_or(|stat| stat.state == 'Z')
 }
 
 /// How an adopted process was started, read from its argument vector.

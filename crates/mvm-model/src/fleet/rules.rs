@@ -1,6 +1,7 @@
 //! Where instances of a pool may and should be: labels of nodes, and rules about them.
 
 use crate::error::Fault;
+use crate::text::shown;
 use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -147,7 +148,7 @@ pub fn check_label(key: &str, value: &str) -> Result<(), Fault> {
     for (what, text) in [("name", key), ("value", value)] {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/');
         if text.is_empty() || text.len() > 63 || !text.bytes().all(fits) {
-            let shown: String = text.chars().take(80).collect();
+            let shown = shown(text);
             return Err(Fault::new(Code::InvalidValue, format!("the label's {what} is {shown:?}"))
                 .hint("use 1 to 63 of A-Z, a-z, 0-9, '.', '_', '-' and '/'"));
         }
